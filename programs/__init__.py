@@ -1,0 +1,1 @@
+"""The Pulumi program of each target. Knows its cloud SDK; knows no launcher."""

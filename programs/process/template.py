@@ -1,0 +1,1 @@
+"""What a worker on the `process` target may be. Loads pydantic only, so that reading a template loads no SDK."""

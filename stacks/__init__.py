@@ -1,0 +1,1 @@
+"""The life of a stack: handles, engines, backends, records. Knows no target."""

@@ -1,0 +1,169 @@
+"""What performs the life of a stack: the small protocol that every engine keeps."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from stacks.errors import UsageError
+
+if TYPE_CHECKING:
+    from stacks.claims import Claim
+
+RUN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
+PROJECT_PREFIX: Final = "runs-"
+_STACK_LIMIT: Final = 100
+_LOOKS_LIKE_ATTEMPT: Final = re.compile(r".*\.\d+")
+
+
+@dataclass(frozen=True, order=True)
+class StackName:
+    """The name of a run stack: one project per shard of 256, one stack per attempt."""
+
+    project: str
+    stack: str
+
+    @property
+    def full(self) -> str:
+        """The name as `pulumi -s` takes it, from any folder."""
+        return f"organization/{self.project}/{self.stack}"
+
+    @property
+    def shard(self) -> str:
+        """The two hex digits that this run's files are sorted by."""
+        return self.project.removeprefix(PROJECT_PREFIX)
+
+    def urn(self, type_token: str, name: str) -> str:
+        """The URN of a resource without a parent but the stack."""
+        return f"urn:pulumi:{self.stack}::{self.project}::{type_token}::{name}"
+
+
+def check_run_id(run_id: str) -> str:
+    """Return the id; raise UsageError for one that no backend could hold."""
+    if not RUN_ID.fullmatch(run_id) or not run_id.strip("."):
+        shown = run_id if len(run_id) <= 40 else f"{run_id[:40]}…"
+        message = f"{shown!r} is no run id: it takes 1 to 100 of the characters A-Z a-z 0-9 . _ -, and not only dots"
+        raise UsageError(message)
+    return run_id
+
+
+def shard(run_id: str) -> str:
+    """The first two hex digits of the id's SHA-256."""
+    return hashlib.sha256(run_id.encode()).hexdigest()[:2]
+
+
+def stack_name(run_id: str, attempt: int) -> StackName:
+    """The stack of one attempt; no two pairs of id and attempt share one.
+
+    Attempt 0 is left out unless the id itself ends like an attempt ("a.1" is attempt 0 of "a.1", or 1 of "a").
+    A name above Pulumi's 100 characters is cut, with a hash of the whole id.
+    """
+    name = check_run_id(run_id)
+    if attempt or _LOOKS_LIKE_ATTEMPT.fullmatch(run_id):
+        name = f"{run_id}.{attempt}"
+    if len(name) > _STACK_LIMIT:
+        name = f"{run_id[:70]}-{hashlib.sha256(run_id.encode()).hexdigest()[:12]}.{attempt}"
+    return StackName(f"{PROJECT_PREFIX}{shard(run_id)}", name)
+
+
+@dataclass(frozen=True)
+class AttachedProvider:
+    """A provider plugin that runs inside this process for the length of one operation.
+
+    `serve` gets the guard that proves each caller, and returns a gRPC servicer for `pulumirpc.ResourceProvider`.
+    """
+
+    package: str
+    servicer: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What `up` and `preview` perform: a stack, the program that declares it, and its configuration."""
+
+    stack: StackName
+    program: Callable[[], None]
+    config: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    providers: tuple[AttachedProvider, ...] = ()
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """A resource that exists already and enters the state as if the program had made it."""
+
+    type: str
+    name: str
+    id: str
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+    provider_version: str | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """One line of a preview: what would be done (`create`, `same`, `replace` …) to which resource."""
+
+    operation: str
+    urn: str
+
+
+class Engine(Protocol):
+    """Performs `up` and `destroy`; two engines at one backend pick up each other's stacks at any time.
+
+    Every call that changes something takes the claim that excludes all others from the stack. Calls block, are safe
+    from many threads, and raise EngineError (or a child) with the engine's own words in `details`.
+    """
+
+    name: str
+
+    def up(self, deployment: Deployment, claim: Claim, timeout: timedelta | None = None) -> dict[str, Any]:
+        """Make the stack what the program says and return its outputs; makes the stack where there is none.
+
+        Past the time limit the operation is cancelled and TimeLimitError raised; what was made stays in the state.
+        """
+
+    def preview(self, deployment: Deployment, timeout: timedelta | None = None) -> list[Change]:
+        """What `up` would do, without an effect; a stack that does not exist is previewed as empty."""
+
+    def destroy(
+        self,
+        stack: StackName,
+        claim: Claim,
+        providers: tuple[AttachedProvider, ...] = (),
+        timeout: timedelta | None = None,
+    ) -> int:
+        """Delete the stack's resources and return how many there were; 0 where there is no stack."""
+
+    def remove(self, stack: StackName, claim: Claim) -> None:
+        """Forget the stack with its history and backups; resources that it still holds are not touched."""
+
+    def adopt(
+        self, deployment: Deployment, adoption: Adoption, claim: Claim, timeout: timedelta | None = None
+    ) -> None:
+        """Write the stack, its default provider and the resource into the state, then refresh.
+
+        After it a preview of the same program is unchanged, and a plain destroy ends the resource.
+        """
+
+    def forget_pending(self, stack: StackName, claim: Claim) -> list[str]:
+        """Drop operations that a killed engine left pending in the state; returns the URNs they concerned."""
+
+    def outputs(self, stack: StackName) -> dict[str, Any] | None:
+        """The stack's outputs; None where there is no stack. Changes nothing."""
+
+    def stacks(self) -> Iterator[StackName]:
+        """Every run stack of the backend. Changes nothing."""
+
+    def cancel(self, stack: StackName) -> bool:
+        """Ask an operation in flight on this host to stop; True if there was one."""
+
+    def unlock(self, stack: StackName, claim: Claim, *, force: bool = False) -> list[str]:
+        """Break locks whose owner is proven dead (all with `force`); returns what was broken, in words.
+
+        Raises StackLockedError for a lock that may be alive.
+        """
