@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from stacks.errors import UsageError
+from stacks.handle import check_run_id
 
 if TYPE_CHECKING:
     from stacks.claims import Claim
 
-RUN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 PROJECT_PREFIX: Final = "runs-"
 _STACK_LIMIT: Final = 100
 _LOOKS_LIKE_ATTEMPT: Final = re.compile(r".*\.\d+")
@@ -34,6 +33,15 @@ class StackName:
 
     @property
     def shard(self) -> str:
+        """The two hex digits that this run's files are sorted by."""
+        return self.project.removeprefix(PROJECT_PREFIX)
+
+    def urn(self, type_token: str, name: str) -> str:
+        """The URN of a resource without a parent but the stack."""
+        return f"urn:pulumi:{self.stack}::{self.project}::{type_token}::{name}"
+
+
+def shard(self) -> str:
         """The two hex digits that this run's files are sorted by."""
         return self.project.removeprefix(PROJECT_PREFIX)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Final
@@ -11,6 +12,16 @@ from pydantic import BaseModel, Field, JsonValue, ValidationError
 from stacks.errors import UsageError
 
 HANDLE_VERSION: Final = 1
+RUN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
+
+
+def check_run_id(run_id: str) -> str:
+    """Return the id; raise UsageError for one that no backend could hold."""
+    if not RUN_ID.fullmatch(run_id) or not run_id.strip("."):
+        shown = run_id if len(run_id) <= 40 else f"{run_id[:40]}…"
+        message = f"{shown!r} is no run id: it takes 1 to 100 of the characters A-Z a-z 0-9 . _ -, and not only dots"
+        raise UsageError(message)
+    return run_id
 
 
 class WorkerState(StrEnum):

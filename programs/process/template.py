@@ -1,1 +1,64 @@
 """What a worker on the `process` target may be. Loads pydantic only, so that reading a template loads no SDK."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from programs.args import Duration, LauncherTemplate, Size
+
+
+class EnvReference(BaseModel, frozen=True, extra="forbid"):
+    """A secret that stands in an environment variable of the launcher."""
+
+    env: str
+
+
+class FileReference(BaseModel, frozen=True, extra="forbid"):
+    """A secret that stands in a file on the launcher's host; one trailing newline is not part of it."""
+
+    file: Path
+
+
+class Limits(BaseModel, frozen=True, extra="forbid"):
+    """What one process of the worker may use; refused where the platform cannot enforce it.
+
+    memory: bytes of address space (RLIMIT_AS); cpu_time: CPU time (RLIMIT_CPU); open_files: descriptors (RLIMIT_NOFILE).
+    """
+
+    memory: Size | None = None
+    cpu_time: Duration | None = None
+    open_files: Annotated[int, Field(gt=3)] | None = None
+
+    @field_validator("cpu_time")
+    @classmethod
+    def _whole_seconds(cls, value: timedelta | None) -> timedelta | None:
+        if value is not None and value < timedelta(seconds=1):
+            message = "the smallest limit of CPU time is 1s"
+            raise ValueError(message)
+        return value
+
+
+class ProcessTemplate(LauncherTemplate, frozen=True, extra="forbid"):
+    """A process group on the launcher's host.
+
+    `cwd` defaults to the caller's folder. With `inherit_env` the worker gets the caller's environment less PULUMI_*;
+    then `env`, the run's own environment and `secrets` are laid over it, in this order.
+    """
+
+    target: Literal["process"] = "process"
+    cwd: Path | None = None
+    inherit_env: bool = True
+    env: dict[str, str] = Field(default_factory=lambda: {"PYTHONUNBUFFERED": "1"})
+    secrets: dict[str, EnvReference | FileReference] = Field(default_factory=dict)
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _absolute(self) -> ProcessTemplate:
+        if self.cwd is not None and not self.cwd.is_absolute():
+            message = f"cwd {str(self.cwd)!r} must be an absolute path (or be left out, for the caller's folder)"
+            raise ValueError(message)
+        return self

@@ -1,0 +1,208 @@
+"""What goes into a program and what comes out: the run, its context, the config in, the handle out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from datetime import timedelta
+from typing import Annotated, Final, Generic, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, Field, JsonValue, PlainSerializer, field_validator
+
+from stacks.errors import UsageError
+from stacks.handle import WorkerHandle, check_run_id
+
+ARGS_KEY: Final = "run-launcher:args"
+SECRETS_KEY: Final = "run-launcher:secrets"
+HANDLE_OUTPUT: Final = "handle"
+LABEL_PREFIX: Final = "run-launcher/"
+
+_ENV_NAME: Final = re.compile(r"[^=\x00]+")
+_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|k|M|G|T)?")
+_FACTORS: Final = {
+    None: 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
+    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40,
+}  # fmt: skip
+
+
+def parse_duration(value: object) -> object:
+    """Read "1h30m", "45s", "250ms" or a number of seconds; anything else is left to pydantic to refuse."""
+    if isinstance(value, str):
+        parts = _DURATION.findall(value)
+        if not parts or "".join(number + unit for number, unit in parts) != value:
+            message = f"{value!r} is no duration: write it like 30s, 15m, 1h30m or 2d"
+            raise ValueError(message)
+        return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+    return value
+
+
+def parse_size(value: object) -> object:
+    """Read "512Mi", "2G" or a number of bytes; anything else is left to pydantic to refuse."""
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value)
+        if match is None:
+            message = f"{value!r} is no amount of memory: write it like 512Mi, 2Gi or 500M"
+            raise ValueError(message)
+        return int(float(match[1]) * _FACTORS[match[2]])
+    return value
+
+
+def _seconds(value: timedelta) -> str:
+    return f"{value.total_seconds():g}s"
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(_seconds, when_used="json")]
+"""A length of time; in JSON the number of seconds with an "s", so that one value has one spelling."""
+Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+"""An amount of memory in bytes."""
+
+
+class Keep(BaseModel, frozen=True, extra="forbid"):
+    """How long a finished worker and its logs are kept."""
+
+    succeeded: Duration = timedelta(hours=1)
+    failed: Duration = timedelta(days=1)
+
+
+class LauncherTemplate(BaseModel, frozen=True, extra="forbid"):
+    """What the templates of every target have in common."""
+
+    target: str
+    description: str = ""
+    owner: str = ""
+    grace: Duration = timedelta(seconds=30)
+    start_timeout: Duration = timedelta(minutes=1)
+    max_runtime: Duration | None = None
+    keep: Keep = Keep()
+
+    def canonical(self) -> str:
+        """The template as JSON with sorted keys and no blanks: one spelling per meaning."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hex."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+class Run(BaseModel, frozen=True, extra="forbid"):
+    """One execution of a command, with an id that exists before it is launched.
+
+    `env` is the run's own part of the environment; its values never enter the state. `attempt` counts from 0.
+    """
+
+    id: str
+    command: tuple[str, ...]
+    env: dict[str, str] = Field(default_factory=dict, repr=False)
+    tags: dict[str, str] = Field(default_factory=dict)
+    attempt: Annotated[int, Field(ge=0, lt=10**6)] = 0
+
+    @classmethod
+    def new(
+        cls, command: tuple[str, ...] | list[str], *, env: dict[str, str] | None = None, tags: dict[str, str] | None = None
+    ) -> Run:
+        """A run with a readable id of its own: the command's name and eight random characters."""
+        words = [word for word in command if not word.startswith("-")]
+        name = words[0].rsplit("/", 1)[-1] if words else "run"
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:40] or "run"
+        return cls(id=f"{stem}-{secrets.token_hex(4)}", command=tuple(command), env=env or {}, tags=tags or {})
+
+    @field_validator("id")
+    @classmethod
+    def _id(cls, value: str) -> str:
+        try:
+            return check_run_id(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("command")
+    @classmethod
+    def _command(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or not value[0]:
+            message = "a run needs a command"
+            raise ValueError(message)
+        if any("\0" in word for word in value):
+            message = "a command's words cannot hold a NUL character"
+            raise ValueError(message)
+        return value
+
+    @field_validator("env")
+    @classmethod
+    def _env(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not _ENV_NAME.fullmatch(name) or "\0" in text:
+                message = f"{name!r} cannot be an environment variable"
+                raise ValueError(message)
+        return value
+
+
+class Context(BaseModel, frozen=True):
+    """What a program must know beyond template and run; values only, so that the same run works from any folder.
+
+    `folder` is the run's own folder on this host, for targets that keep files; `shared` holds the outputs of the
+    shared stacks that the template needs.
+    """
+
+    backend: str
+    template: str
+    digest: str
+    fingerprint: str
+    place: str
+    folder: str
+    owner: str = ""
+    shared: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+T = TypeVar("T", bound=LauncherTemplate)
+
+
+class ProgramArgs(BaseModel, Generic[T], frozen=True):
+    """The whole input of a program. In its JSON the values of the run's environment are left out."""
+
+    v: int = 1
+    template: T
+    run: Run
+    context: Context
+
+    def to_config(self) -> tuple[str, dict[str, str]]:
+        """The two config values: the arguments without a secret value, and the run's environment for a secret map."""
+        plain = self.model_dump(mode="json", exclude={"run": {"env"}})
+        return json.dumps(plain, sort_keys=True), dict(self.run.env)
+
+    def labels(self) -> dict[str, str]:
+        """The labels that every worker carries, whole; a target cleans them to its own rules."""
+        return {
+            f"{LABEL_PREFIX}run-id": self.run.id,
+            f"{LABEL_PREFIX}attempt": str(self.run.attempt),
+            f"{LABEL_PREFIX}fingerprint": self.context.fingerprint,
+            f"{LABEL_PREFIX}template": self.context.template,
+            f"{LABEL_PREFIX}digest": self.context.digest,
+            f"{LABEL_PREFIX}backend": self.context.backend,
+        }
+
+    def handle(self, **coordinates: JsonValue) -> WorkerHandle:
+        """The worker handle of this run with the target's own coordinates."""
+        return WorkerHandle(
+            target=self.template.target,
+            run_id=self.run.id,
+            attempt=self.run.attempt,
+            place=self.context.place,
+            backend=self.context.backend,
+            template=self.context.template,
+            digest=self.context.digest,
+            fingerprint=self.context.fingerprint,
+            coordinates=coordinates,
+        )
+
+
+def fingerprints(run: Run, digest: str) -> dict[str, str]:
+    """SHA-256 hashes of what makes two launches the same: command, own environment, digest, and `all` of them."""
+
+    def of(value: object) -> str:
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+    parts = {"command": of(run.command), "env": of(run.env), "template": digest}
+    return {**parts, "all": of(parts)}
