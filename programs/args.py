@@ -142,8 +142,8 @@ class Run(BaseModel, frozen=True, extra="forbid"):
 class Context(BaseModel, frozen=True):
     """What a program must know beyond template and run; values only, so that the same run works from any folder.
 
-    `folder` is the run's own folder on this host, for targets that keep files; `shared` holds the outputs of the
-    shared stacks that the template needs.
+    `folder` is the run's own folder on this host, for targets that keep files; `cwd` is the caller's working folder;
+    `shared` holds the outputs of the shared stacks that the template needs.
     """
 
     backend: str
@@ -152,6 +152,7 @@ class Context(BaseModel, frozen=True):
     fingerprint: str
     place: str
     folder: str
+    cwd: str
     owner: str = ""
     shared: dict[str, JsonValue] = Field(default_factory=dict)
 

@@ -41,24 +41,6 @@ class StackName:
         return f"urn:pulumi:{self.stack}::{self.project}::{type_token}::{name}"
 
 
-def shard(self) -> str:
-        """The two hex digits that this run's files are sorted by."""
-        return self.project.removeprefix(PROJECT_PREFIX)
-
-    def urn(self, type_token: str, name: str) -> str:
-        """The URN of a resource without a parent but the stack."""
-        return f"urn:pulumi:{self.stack}::{self.project}::{type_token}::{name}"
-
-
-def check_run_id(run_id: str) -> str:
-    """Return the id; raise UsageError for one that no backend could hold."""
-    if not RUN_ID.fullmatch(run_id) or not run_id.strip("."):
-        shown = run_id if len(run_id) <= 40 else f"{run_id[:40]}…"
-        message = f"{shown!r} is no run id: it takes 1 to 100 of the characters A-Z a-z 0-9 . _ -, and not only dots"
-        raise UsageError(message)
-    return run_id
-
-
 def shard(run_id: str) -> str:
     """The first two hex digits of the id's SHA-256."""
     return hashlib.sha256(run_id.encode()).hexdigest()[:2]
