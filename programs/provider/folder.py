@@ -151,7 +151,7 @@ class RunFolder:
     def worker(self) -> WorkerRecord | None:
         """The identity of the worker that was started here."""
         data = _read(self.path / IDENTITY)
-        if data is None:
+        if data is None or data.get("closed"):
             return None
         return WorkerRecord(
             boot_id=data["boot_id"],
@@ -177,6 +177,16 @@ class RunFolder:
             max_rss=data["max_rss"],
             cpu_time=timedelta(milliseconds=data["cpu_ms"]),
         )
+
+    def close(self) -> None:
+        """Make sure that nothing starts here any more; raises FileExistsError where a worker did."""
+        data = {"v": 1, "closed": True}
+        part = self.path / f"closed.{os.getpid()}.{id(data):x}"
+        part.write_text(json.dumps(data), encoding="utf-8")
+        try:
+            os.link(part, self.path / IDENTITY)
+        finally:
+            part.unlink()
 
     @property
     def output(self) -> Path:

@@ -84,12 +84,12 @@ def start(folder: RunFolder) -> WorkerRecord:
         return there
     answer = _run_shim(folder.path)
     there = folder.worker()
-    if answer[:1] == ["started"] or (there is not None and answer[:1] != ["error"]):
-        assert there is not None
+    taken_elsewhere = answer[:1] == ["taken"] or answer[:2] == ["error", "handover"]
+    if there is not None and (answer[:1] == ["started"] or taken_elsewhere):
         return there
-    if there is not None and answer[1:2] == ["handover"]:
-        return there  # another shim took the handover between our look and our start
-    stage, number = (answer[1], int(answer[-1])) if answer[:1] == ["error"] else ("shim", errno.ECHILD)
+    if answer[:1] == ["taken"]:
+        raise StartError("closed", errno.ECANCELED)
+    stage, number = (" ".join(answer[1:-1]), int(answer[-1])) if answer[:1] == ["error"] else ("shim", errno.ECHILD)
     raise StartError(stage, number)
 
 
