@@ -9,8 +9,8 @@ from programs.args import Run
 from programs.process.template import EnvReference, FileReference, ProcessTemplate
 from stacks.errors import UsageError
 
-SCRUBBED: Final = ("PULUMI_", "RUN_LAUNCHER_")
-"""Prefixes of variables that a worker never inherits: they steer the launcher, or tell another worker who it is."""
+SCRUBBED: Final = "PULUMI_"
+"""The prefix of variables that a worker never inherits: they steer an engine, and may hold its key."""
 
 
 def build_environment(template: ProcessTemplate, run: Run, inherited: Mapping[str, str]) -> dict[str, str]:

@@ -98,7 +98,7 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):  # type: ig
 
     def Diff(self, request: Any, context: grpc.ServicerContext) -> object:  # noqa: N802
         """See no difference, or refuse: a worker is never changed, nor replaced by another one."""
-        old, new = _plain(request.oldInputs) or _plain(request.olds), _plain(request.news)
+        old, new = _plain(request.old_inputs) or _plain(request.olds), _plain(request.news)
         changed = sorted(name for name in new if new[name] != old.get(name))
         if changed:
             context.abort(
