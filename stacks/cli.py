@@ -19,7 +19,7 @@ import yaml
 from stacks.claims import Claim, lease_expired
 from stacks.engine import Adoption, AttachedProvider, Change, Deployment, StackName
 from stacks.errors import EngineError, RunLauncherError, StackLockedError
-from stacks.operation import Operation, operation
+from stacks.operation import Operation, operation, refuse_fork
 from stacks.processes import ProcessIdentity, start_of
 from stacks.state import StateFiles, adopted
 
@@ -40,6 +40,11 @@ class CliEngine:
         self._backend = backend
         self._cli = cli
         self._state = StateFiles(backend.store)
+
+    def prepare(self) -> None:
+        """See Engine."""
+        refuse_fork()
+        self._cli()
 
     def up(self, deployment: Deployment, claim: Claim, timeout: timedelta | None = None) -> dict[str, Any]:
         """See Engine."""

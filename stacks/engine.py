@@ -118,6 +118,9 @@ class Engine(Protocol):
 
     name: str
 
+    def prepare(self) -> None:
+        """Make ready, bringing what is missing; raises SetupError or ForkedError before anything is done."""
+
     def up(self, deployment: Deployment, claim: Claim, timeout: timedelta | None = None) -> dict[str, Any]:
         """Make the stack what the program says and return its outputs; makes the stack where there is none.
 

@@ -164,19 +164,7 @@ class RunFolder:
 
     def ending(self) -> ExitRecord | None:
         """How the worker ended."""
-        data = _read(self.path / EXIT)
-        if data is None:
-            return None
-        return ExitRecord(
-            exit_code=data["exit_code"],
-            signal=data["signal"],
-            reason=data["reason"],
-            stage=data["stage"],
-            error=data["errno"],
-            ended_at=_time(data["ended_at"]),
-            max_rss=data["max_rss"],
-            cpu_time=timedelta(milliseconds=data["cpu_ms"]),
-        )
+        return _ending(self.path / EXIT)
 
     def close(self) -> None:
         """Make sure that nothing starts here any more; raises FileExistsError where a worker did."""
@@ -192,6 +180,27 @@ class RunFolder:
     def output(self) -> Path:
         """Where the worker's output is."""
         return self.path / OUTPUT
+
+
+def read_ending(archive: Path) -> ExitRecord | None:
+    """How a worker ended whose output was archived; kept beside it."""
+    return _ending(archive.with_suffix(".exit.json"))
+
+
+def _ending(path: Path) -> ExitRecord | None:
+    data = _read(path)
+    if data is None:
+        return None
+    return ExitRecord(
+        exit_code=data["exit_code"],
+        signal=data["signal"],
+        reason=data["reason"],
+        stage=data["stage"],
+        error=data["errno"],
+        ended_at=_time(data["ended_at"]),
+        max_rss=data["max_rss"],
+        cpu_time=timedelta(milliseconds=data["cpu_ms"]),
+    )
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -7,10 +7,7 @@ its port, or the engine's, cannot make it run a command of their own.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
-from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +16,7 @@ from google.protobuf import empty_pb2, json_format, struct_pb2
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 
 from programs.provider import worker
-from programs.provider.folder import EXIT, ForeignFolderError, RunFolder, WorkerRecord
+from programs.provider.folder import ForeignFolderError, RunFolder, WorkerRecord
 from stacks.handle import check_run_id
 from stacks.errors import UsageError
 
@@ -137,7 +134,7 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):  # type: ig
     def Delete(self, request: Any, context: grpc.ServicerContext) -> object:  # noqa: N802
         """End the worker with all that it started, keep its output in the archive, and remove its folder."""
         state = _plain(request.properties)
-        if not remove(Path(state["folder"]), Path(state["archive"]) if state.get("archive") else None):
+        if not worker.remove(Path(state["folder"]), Path(state["archive"]) if state.get("archive") else None):
             context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"the worker of run {state.get('runId')} does not live here, or does not end; its folder is kept",
@@ -150,29 +147,6 @@ START_FAILED: Final = "the worker did not start:"
 
 class _RefusedError(Exception):
     """What was asked for is not what was handed over."""
-
-
-def remove(path: Path, archive: Path | None, grace: timedelta | None = None) -> bool:
-    """End the worker of a run's folder, archive its output and how it ended, and remove the folder.
-
-    Repeatable. False if the worker lives in another place or does not end; then the folder is kept.
-    """
-    folder = RunFolder(path)
-    try:
-        folder.check()
-    except FileNotFoundError:
-        return True
-    with suppress(FileExistsError):
-        folder.close()
-    if not worker.stop(folder, grace):
-        return False
-    if archive is not None and folder.output.exists():
-        archive.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        shutil.move(folder.output, archive)
-        with suppress(FileNotFoundError):
-            shutil.move(path / EXIT, archive.with_suffix(".exit.json"))
-    shutil.rmtree(path, ignore_errors=False)
-    return True
 
 
 def _start(folder: RunFolder, inputs: Mapping[str, Any]) -> WorkerRecord:

@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Final
 
 import psutil
 
-from programs.provider.folder import Identity, RunFolder, WorkerRecord
+from programs.provider.folder import EXIT, Identity, RunFolder, WorkerRecord
 
 SHIM: Final = Path(__file__).with_name("shim")
 MARKER: Final = "RUN_LAUNCHER_WORKER"
@@ -120,6 +121,29 @@ def stop(folder: RunFolder, grace: timedelta | None = None) -> bool:
             _signal(worker.shim, signal.SIGQUIT)
             await_end(worker.shim, _MARGIN)
     return _end_rest(worker)
+
+
+def remove(path: Path, archive: Path | None, grace: timedelta | None = None) -> bool:
+    """End the worker of a run's folder, archive its output and how it ended, and remove the folder.
+
+    Repeatable. False if the worker lives in another place or does not end; then the folder is kept.
+    """
+    folder = RunFolder(path)
+    try:
+        folder.check()
+    except FileNotFoundError:
+        return True
+    with suppress(FileExistsError):
+        folder.close()
+    if not stop(folder, grace):
+        return False
+    if archive is not None and folder.output.exists():
+        archive.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.move(folder.output, archive)
+        with suppress(FileNotFoundError):
+            shutil.move(path / EXIT, archive.with_suffix(".exit.json"))
+    shutil.rmtree(path, ignore_errors=False)
+    return True
 
 
 def ask_to_stop(folder: RunFolder) -> None:
