@@ -17,7 +17,7 @@ import platformdirs
 from pydantic import BaseModel
 
 from launchers.backend_url import absolute_url
-from launchers.near_miss import suggestion
+from launchers.near_miss import near_miss
 from launchers.settings import Config
 from launchers.validation import places, problems
 from launchers.yaml_nodes import Problem, SourceError, dotted
@@ -25,11 +25,13 @@ from launchers.yaml_source import Source, parse, read_bytes, report, shown
 from stacks.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pydantic import JsonValue
 
     from launchers.yaml_nodes import Location
+
+__all__ = ["Config", "ConfigWithOrigins", "Setting", "load_config", "load_config_with_origins"]
 
 FILE: Final = "run-launcher.yaml"
 PREFIX: Final = "RUN_LAUNCHER_"
@@ -135,13 +137,19 @@ def _from_environment(env: Mapping[str, str], cwd: Path, refused: list[str]) -> 
     for name in sorted(name for name in env if name.startswith(PREFIX) and name not in OTHER_VARIABLES):
         origin = f"environment {name}"
         if name not in known:
-            refused.append(f"{origin}: unknown variable{suggestion(name, known, 'known variables')}")
+            refused.append(f"{origin}: unknown variable{_meant(name, known)}")
         elif env[name]:
             location = known[name]
             listed = location == ("templates", "folders")
             value = [part for part in env[name].split(os.pathsep) if part] if listed else env[name]
             given |= _one(location, value, origin, cwd, refused)
     return given
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """What an unknown variable was probably meant to be; the prefix, which all have in common, is not compared."""
+    near = near_miss(name.removeprefix(PREFIX), [other.removeprefix(PREFIX) for other in known])
+    return f"; did you mean {PREFIX + near!r}?" if near else f"; known variables: {', '.join(sorted(known))}"
 
 
 def _from_flags(flags: Mapping[str, object], cwd: Path, refused: list[str]) -> dict[Location, _Given]:

@@ -7,12 +7,21 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import platformdirs
-from pydantic import BaseModel, Field, field_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator
 
 from launchers.backend_url import check_url
 from programs.args import Duration
 
-TimeLimit = Annotated[Duration, Field(gt=timedelta(0))]
+
+def _above_zero(value: timedelta) -> timedelta:
+    if not value:
+        message = "a time limit is longer than 0s"
+        raise ValueError(message)
+    return value
+
+
+TimeLimit = Annotated[Duration, AfterValidator(_above_zero)]
+"""A duration above zero."""
 
 
 class BackendSettings(BaseModel, frozen=True, extra="forbid"):

@@ -18,6 +18,7 @@ MAX_VALUES: Final = 10_000
 _INTEGER: Final = re.compile(r"[-+]?(0|[1-9]\d{0,17})")
 _FLOAT: Final = re.compile(r"[-+]?\d+\.\d*(e[-+]\d{1,4})?", re.IGNORECASE)
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
+_NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")
 _TRUE: Final = frozenset({"yes", "true", "on"})
 _WIDTH: Final = 60
 
@@ -116,21 +117,15 @@ class Composer:
 
     def _scalar(self, event: yaml.ScalarEvent, line: int) -> Node:
         text: str = event.value
+        if _NO_TEXT.search(text):
+            return Node(line, text, refused="the text holds a NUL or half a character: no program could receive it")
         if not event.implicit[0]:
             return Node(line, text)
         tag = str(self.loader.resolve(yaml.ScalarNode, text, event.implicit)).rpartition(":")[2]
-        if tag == "null":
-            return Node(line, None, text)
-        if tag == "bool":
-            return Node(line, text.lower() in _TRUE, text)
-        if tag == "int":
-            value = int(text) if _INTEGER.fullmatch(text) else None
-            refused = "" if value is not None else _odd_number(text)
-            return Node(line, value, text, refused)
-        if tag == "float":
-            number = float(text) if _FLOAT.fullmatch(text) else math.nan
-            return Node(line, number, text, "" if math.isfinite(number) else _odd_number(text))
-        return Node(line, text, text)
+        if tag in {"int", "float"}:
+            return _number(text, line)
+        values = {"null": None, "bool": text.lower() in _TRUE}
+        return Node(line, values.get(tag, text), text)
 
     def _items(self, path: Location) -> Iterator[Node]:
         index = 0
@@ -158,8 +153,10 @@ class Composer:
         return found
 
 
-def _odd_number(text: str) -> str:
-    return f"{shortened(text)} is no plain decimal number: write it as one, or put it in quotes to make it text"
+def _number(text: str, line: int) -> Node:
+    value = int(text) if _INTEGER.fullmatch(text) else float(text) if _FLOAT.fullmatch(text) else math.nan
+    refused = f"{shortened(text)} is no plain decimal number: write it as one, or put it in quotes to make it text"
+    return Node(line, value, text, "" if math.isfinite(value) else refused)
 
 
 def _odd_key(key: Node) -> str:
