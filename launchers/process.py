@@ -217,7 +217,8 @@ def _status(folder: RunFolder, there: WorkerRecord) -> WorkerStatus:
     if ending is not None:
         return _ended(ending, there)
     if worker.alive(there.shim):
-        return WorkerStatus(state=WorkerState.RUNNING, started_at=there.started_at)
+        state = WorkerState.RUNNING if worker.executes(there.worker) else WorkerState.STARTING
+        return WorkerStatus(state=state, started_at=there.started_at)
     message = "its shim was killed, and the exit code is lost with it"
     return WorkerStatus(state=WorkerState.FAILED, reason="lost", message=message, started_at=there.started_at)
 
@@ -227,7 +228,7 @@ def _ended(ending: ExitRecord, there: WorkerRecord | None) -> WorkerStatus:
     code = ending.exit_code
     if ending.signal is not None:
         code = 128 + ending.signal
-        name = signal.Signals(ending.signal).name
+        name = _signal_name(ending.signal)
         reason = reason or name
         message = message or f"ended by {name}"
     if code is not None and ending.reason == "start_failed":
@@ -241,3 +242,10 @@ def _ended(ending: ExitRecord, there: WorkerRecord | None) -> WorkerStatus:
         started_at=there.started_at if there else None,
         ended_at=ending.ended_at,
     )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 import platformdirs
-from pydantic import BaseModel, BeforeValidator, Field, JsonValue, PlainSerializer, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, PlainSerializer, field_validator
 
 from stacks.errors import UsageError
 from stacks.handle import WorkerHandle, check_run_id
@@ -40,7 +40,14 @@ def parse_duration(value: object) -> object:
         if not parts or "".join(number + unit for number, unit in parts) != value:
             message = f"{value!r} is no duration: write it like 30s, 15m, 1h30m or 2d"
             raise ValueError(message)
-        return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+        try:
+            return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+        except OverflowError as error:
+            message = "the duration is too long"
+            raise ValueError(message) from error
+    if isinstance(value, bool):
+        message = f"{value} is no duration: write it like 30s, 15m, 1h30m or 2d"
+        raise ValueError(message)  # noqa: TRY004 - pydantic turns a ValueError into a refusal, a TypeError into a crash
     return value
 
 
@@ -51,15 +58,36 @@ def parse_size(value: object) -> object:
         if match is None:
             message = f"{value!r} is no amount of memory: write it like 512Mi, 2Gi or 500M"
             raise ValueError(message)
-        return int(float(match[1]) * _FACTORS[match[2]])
+        try:
+            return int(float(match[1]) * _FACTORS[match[2]])
+        except OverflowError as error:
+            message = "the amount of memory is too large"
+            raise ValueError(message) from error
+    if isinstance(value, bool):
+        message = f"{value} is no amount of memory: write it like 512Mi, 2Gi or 500M"
+        raise ValueError(message)  # noqa: TRY004 - pydantic turns a ValueError into a refusal, a TypeError into a crash
+    return value
+
+
+def _not_negative(value: timedelta) -> timedelta:
+    if value < timedelta():
+        message = "a duration is never negative"
+        raise ValueError(message)
     return value
 
 
 def _seconds(value: timedelta) -> str:
-    return f"{value.total_seconds():g}s"
+    """All digits and no exponent, so that parse_duration reads it back as the same value."""
+    text = f"{value.total_seconds():.6f}"
+    return f"{text.rstrip('0').rstrip('.')}s"
 
 
-Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(_seconds, when_used="json")]
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    AfterValidator(_not_negative),
+    PlainSerializer(_seconds, when_used="json"),
+]
 """A length of time; in JSON the number of seconds with an "s", so that one value has one spelling."""
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 """An amount of memory in bytes."""

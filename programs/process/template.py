@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator
 
 from programs.args import Duration, LauncherTemplate, Size
 
@@ -56,9 +56,10 @@ class ProcessTemplate(LauncherTemplate, frozen=True, extra="forbid"):
     secrets: dict[str, EnvReference | FileReference] = Field(default_factory=dict)
     limits: Limits = Limits()
 
-    @model_validator(mode="after")
-    def _absolute(self) -> ProcessTemplate:
-        if self.cwd is not None and not self.cwd.is_absolute():
-            message = f"cwd {str(self.cwd)!r} must be an absolute path (or be left out, for the caller's folder)"
+    @field_validator("cwd")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_absolute():
+            message = f"{str(value)!r} must be an absolute path (or be left out, for the caller's folder)"
             raise ValueError(message)
-        return self
+        return value

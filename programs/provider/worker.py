@@ -75,6 +75,13 @@ def alive(identity: Identity) -> bool:
     return start_time(identity.pid) == identity.start_time
 
 
+def executes(worker: Identity) -> bool:
+    """True once the worker has become its command; until then it is a copy of the shim (seen on Linux only)."""
+    with suppress(OSError):
+        return not Path(f"/proc/{worker.pid}/exe").samefile(SHIM)
+    return True
+
+
 def start(folder: RunFolder) -> WorkerRecord:
     """Start what was handed over in the folder, at most once ever; returns the worker that is or was there.
 

@@ -1,0 +1,86 @@
+"""Everything that may be configured, with its default."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+import platformdirs
+from pydantic import AfterValidator, BaseModel, Field, field_validator
+
+from launchers.backend_url import check_url
+from programs.args import Duration
+
+
+def _above_zero(value: timedelta) -> timedelta:
+    if not value:
+        message = "a time limit is longer than 0s"
+        raise ValueError(message)
+    return value
+
+
+TimeLimit = Annotated[Duration, AfterValidator(_above_zero)]
+"""A duration above zero."""
+
+
+class BackendSettings(BaseModel, frozen=True, extra="forbid"):
+    """Where what run-launcher knows of runs is kept, and the file with the key of its secrets.
+
+    Without a URL it is the folder `state` under `home`.
+    """
+
+    url: str | None = None
+    passphrase_file: Path | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _supported(cls, value: str | None) -> str | None:
+        return value if value is None else check_url(value)
+
+
+class TemplateSettings(BaseModel, frozen=True, extra="forbid"):
+    """The template of a launch that names none, and the folders to look for templates in, the first one first.
+
+    The default of `folders` is the folder `templates` beside the project's file and the one beside the user's, as far
+    as they exist. A working folder without `run-launcher.yaml` adds none, since `templates` is a common name.
+    """
+
+    default: str = Field(default="process", min_length=1)
+    folders: tuple[Path, ...] = ()
+
+
+class EngineSettings(BaseModel, frozen=True, extra="forbid"):
+    """Which engine, the path of its command where it is not to be looked for, and its time limit for one operation."""
+
+    kind: Literal["auto", "cli"] = "auto"
+    cli: Path | None = None
+    timeout: TimeLimit = timedelta(minutes=5)
+
+
+class LaunchSettings(BaseModel, frozen=True, extra="forbid"):
+    """How long a launch may take; after that no worker of it starts."""
+
+    timeout: TimeLimit = timedelta(seconds=60)
+
+
+class RecordSettings(BaseModel, frozen=True, extra="forbid"):
+    """How long the record of a run that is gone is kept."""
+
+    keep: Duration = timedelta(days=90)
+
+
+class Config(BaseModel, frozen=True, extra="forbid"):
+    """Every setting. `home` is the folder of all that is kept: state, records, logs and keys."""
+
+    home: Path = Field(default_factory=lambda: platformdirs.user_data_path("run-launcher"))
+    backend: BackendSettings = BackendSettings()
+    templates: TemplateSettings = TemplateSettings()
+    engine: EngineSettings = EngineSettings()
+    launch: LaunchSettings = LaunchSettings()
+    records: RecordSettings = RecordSettings()
+
+    @property
+    def backend_url(self) -> str:
+        """The backend's URL, the default's included."""
+        return self.backend.url or f"file://{self.home / 'state'}"
