@@ -227,7 +227,7 @@ def test_a_backend_that_cannot_be_used_is_refused_without_repeating_it(url: str,
         ("home:", 1, "home: has no value"),
         ("templates: {folders: here}", 1, "templates.folders must be a list"),
         ("templates:\n  folders:\n  - a\n  - 5", 4, "templates.folders[1] must be a path"),
-        ("templates: {default: ''}", 1, "templates.default"),
+        ("templates: {default: ''}", 1, "templates.default must have at least 1 character"),
         ("backend: {url: s3://bucket}", 1, "backend.url: the scheme s3:// is not supported yet"),
         (
             "backend: {passphrase: geheim}",

@@ -128,6 +128,7 @@ def test_a_package_that_claims_a_built_in_target_does_not_get_it(
     install("acme-nomad", {"process": "acme_nomad:TARGET"}, WORKING)
 
     assert template_model("process") is ProcessTemplate
+    assert isinstance(parse_template("target: process", "t.yaml", "t").template, ProcessTemplate)
     assert "target 'process' is claimed by run-launcher and acme-nomad" in refusal(target_names)
 
 
