@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import secrets
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Final, Generic, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Final, Generic, TypeVar
 
+import platformdirs
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, PlainSerializer, field_validator
 
 from stacks.errors import UsageError
@@ -170,8 +174,8 @@ class Run(BaseModel, frozen=True, extra="forbid"):
 class Context(BaseModel, frozen=True):
     """What a program must know beyond template and run; values only, so that the same run works from any folder.
 
-    `folder` is the run's own folder on this host, for targets that keep files; `cwd` is the caller's working folder;
-    `shared` holds the outputs of the shared stacks that the template needs.
+    `folder` is the run's own folder on this host, for targets that keep files, and `archive` the file that its output
+    is moved to when the worker is removed; `cwd` is the caller's working folder; `shared` holds the outputs of the shared stacks that the template needs.
     """
 
     backend: str
@@ -180,6 +184,7 @@ class Context(BaseModel, frozen=True):
     fingerprint: str
     place: str
     folder: str
+    archive: str
     cwd: str
     owner: str = ""
     shared: dict[str, JsonValue] = Field(default_factory=dict)
@@ -235,3 +240,47 @@ def fingerprints(run: Run, digest: str) -> dict[str, str]:
 
     parts = {"command": of(run.command), "env": of(run.env), "template": digest}
     return {**parts, "all": of(parts)}
+
+
+def local_paths(home: Path, shard: str, name: str) -> tuple[Path, Path]:
+    """Where the run folder and the archived output of an attempt are, below the folder of all that is kept."""
+    return home / "runs" / shard / name, home / "logs" / shard / f"{name}.log"
+
+
+def read_config(model: type[T], place: str) -> ProgramArgs[T]:
+    """The arguments from the stack's configuration, the context filled in where it is left out.
+
+    For programs on disk: `run-launcher:args` holds template and run, `run-launcher:secrets` the run's environment.
+    """
+    import pulumi  # noqa: PLC0415 - reading a template must not load it
+
+    config = pulumi.Config("run-launcher")
+    data = json.loads(config.require("args"))
+    data.setdefault("template", {}).setdefault("target", model.model_fields["target"].default)
+    data["run"] = {**data.get("run", {}), "env": json.loads(config.get("secrets") or "{}")}
+    template, run = model.model_validate(data["template"]), Run.model_validate(data["run"])
+    if "context" not in data:
+        home = Path(os.environ.get("RUN_LAUNCHER_HOME") or platformdirs.user_data_path("run-launcher"))
+        folder, archive = local_paths(home, "debug", f"{pulumi.get_project()}.{pulumi.get_stack()}")
+        digest = template.digest()
+        data["context"] = {
+            "backend": "debug",
+            "template": "debug",
+            "digest": digest,
+            "fingerprint": fingerprints(run, digest)["all"],
+            "place": place,
+            "folder": str(folder),
+            "archive": str(archive),
+            "cwd": str(Path.cwd()),
+        }
+    return ProgramArgs(template=template, run=run, context=Context.model_validate(data["context"]))
+
+
+def export_handle(args: ProgramArgs[T], coordinates: Mapping[str, Any]) -> None:
+    """Export the worker handle as the stack's output; coordinates may be outputs of resources."""
+    import pulumi  # noqa: PLC0415
+
+    def build(known: Mapping[str, Any]) -> dict[str, Any]:
+        return args.handle(**known).model_dump(mode="json")
+
+    pulumi.export(HANDLE_OUTPUT, pulumi.Output.from_input(dict(coordinates)).apply(build))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -60,15 +61,21 @@ def stack_name(run_id: str, attempt: int) -> StackName:
     return StackName(f"{PROJECT_PREFIX}{shard(run_id)}", name)
 
 
+class Serving(Protocol):
+    """A provider plugin that listens on a loopback port of this process."""
+
+    port: int
+
+    def admit(self, pid: int) -> None:
+        """Name the one process whose calls are answered."""
+
+
 @dataclass(frozen=True)
 class AttachedProvider:
-    """A provider plugin that runs inside this process for the length of one operation.
-
-    `serve` gets the guard that proves each caller, and returns a gRPC servicer for `pulumirpc.ResourceProvider`.
-    """
+    """A provider plugin of one package that runs inside this process for the length of one operation."""
 
     package: str
-    servicer: Callable[[], object]
+    serve: Callable[[], AbstractContextManager[Serving]]
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,9 @@ class Engine(Protocol):
     """
 
     name: str
+
+    def prepare(self) -> None:
+        """Make ready, bringing what is missing; raises SetupError or ForkedError before anything is done."""
 
     def up(self, deployment: Deployment, claim: Claim, timeout: timedelta | None = None) -> dict[str, Any]:
         """Make the stack what the program says and return its outputs; makes the stack where there is none.

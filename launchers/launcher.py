@@ -1,0 +1,226 @@
+"""The contract of every launcher, told once: a target fills in `program`, `place`, `find` and `remove`."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Final, Generic, Protocol, TypeVar, runtime_checkable
+
+from launchers.values import Explanation, Found, Launched, Terminated
+from launchers.workspace import Workspace
+from programs.args import Context, LauncherTemplate, ProgramArgs, Run, fingerprints
+from stacks.engine import Adoption, AttachedProvider, Change, StackName, stack_name
+from stacks.errors import RunNotFoundError, TimeLimitError, UsageError
+from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
+from stacks.records import Phase, Record
+
+if TYPE_CHECKING:
+    from stacks.engine import Deployment
+
+T = TypeVar("T", bound=LauncherTemplate)
+_POLL: Final = (0.02, 0.5)  # seconds between two looks at a worker that is waited for: first, last
+LAST_LINES: Final = 20
+
+
+@runtime_checkable
+class HasLogs(Protocol):
+    """A target that can show what a worker printed."""
+
+    def logs(self, record: Record, *, follow: bool = False) -> Iterator[bytes]:
+        """The worker's output in pieces, as it was printed; with `follow` until the worker has ended."""
+
+
+class RunLauncher(ABC, Generic[T]):
+    """Launches, watches and ends the workers of one template on one target.
+
+    Safe from many threads. Nothing lives in memory only: any other launcher of the same backend can go on where this
+    one stops. `launch` and `terminate` repair what a dead process left; `status`, `statuses`, `find`, `wait`, `logs`
+    and `why` never change anything. Installs no signal handler, and leaves folder and environment of the process alone.
+    """
+
+    target: ClassVar[str]
+    create_takes_over: ClassVar[bool] = False
+    """True if the program's `up` takes over a worker that is there already; else it is adopted into the state."""
+
+    def __init__(self, workspace: Workspace, template: T, name: str) -> None:
+        self.workspace = workspace
+        self.template = template
+        self.name = name
+
+    # ---- what a target fills in ----
+
+    @abstractmethod
+    def program(self, args: ProgramArgs[T]) -> None:
+        """Declare the worker's resources and export its handle; runs inside `up`."""
+
+    @abstractmethod
+    def place(self) -> str:
+        """Where this launcher's connection leads, as the target itself tells it."""
+
+    @abstractmethod
+    def find(self, runs: Collection[Record] | None) -> Iterator[Found]:
+        """The workers of these runs, or all of this backend that the target knows; changes nothing."""
+
+    @abstractmethod
+    def remove(self, found: Found, grace: timedelta) -> None:
+        """End a worker and what belongs to it without any state; repeatable."""
+
+    # ---- what a target may fill in ----
+
+    def check(self, run: Run) -> None:
+        """Refuse, before any effect, what this target cannot launch; raises UsageError or TemplateError."""
+
+    def coordinates(self, args: ProgramArgs[T]) -> dict[str, str]:
+        """What the record must know before the worker is made, for `find` after a crash."""
+        return {}
+
+    def providers(self) -> tuple[AttachedProvider, ...]:
+        """The provider plugins that run inside this process."""
+        return ()
+
+    def adoption(self, args: ProgramArgs[T], found: Found) -> Adoption:
+        """How a worker that is there enters the state; for targets whose create does not take over."""
+        message = f"target {self.target} takes workers over when it creates them"
+        raise NotImplementedError(message)
+
+    def failure(self, details: str) -> str | None:
+        """The target's own account of a failed launch, found in the engine's; None if it does not say."""
+        return None
+
+    def begin_end(self, record: Record) -> None:
+        """Ask the worker to end, and return at once; `terminate` does the rest."""
+
+    def ended_of(self, record: Record) -> WorkerStatus | None:
+        """How a worker that is gone ended, if the target or its archive still knows."""
+        return None
+
+    def facts(self, record: Record) -> Mapping[str, str]:
+        """What `why` shows beyond status and last lines."""
+        return {}
+
+    # ---- the life of a run ----
+
+    def launch(self, run: Run, *, timeout: timedelta | None = None) -> Launched:
+        """Start the run's worker once, or return the one that was started before.
+
+        Returns when the target has accepted the worker. Raises LaunchConflictError for an id that is taken,
+        LaunchFailedError, TimeLimitError (60 s by default; nothing starts later), RunCancelledError if it is terminated
+        meanwhile. After an error nothing is left but the record; the same call may be made again.
+        """
+        from launchers.life import Launch  # noqa: PLC0415 - the procedure builds on this contract
+
+        return Launch(self, run, timeout or self.workspace.launch_timeout).perform()
+
+    def adopt(self, run_id: str) -> Launched:
+        """Put right a launch that died half-way: its worker enters the state, and its handle comes back.
+
+        Raises RunNotFoundError where there is no such run, or nothing of it to adopt.
+        """
+        from launchers.life import adopt  # noqa: PLC0415
+
+        return adopt(self, self.record(run_id))
+
+    def terminate(
+        self, run: WorkerHandle | str, *, wait: bool = True, timeout: timedelta | None = None
+    ) -> Terminated:
+        """End the run's worker gracefully, then by force, and remove everything that the run made.
+
+        Repeatable. With `wait=False` the end is begun within 2 s, and finished by the next terminate or reconcile.
+        Raises WrongPlaceError (the wish is recorded) for a worker that lives elsewhere, RunNotFoundError for a stranger.
+        """
+        from launchers.life import Termination  # noqa: PLC0415
+
+        return Termination(self, run, timeout or self.workspace.engine_timeout + self.template.grace).perform(wait=wait)
+
+    def clean(self, run_id: str) -> Terminated:
+        """Remove a run that has ended, with all it made; raises UsageError while its worker lives."""
+        from launchers.life import Termination  # noqa: PLC0415
+
+        return Termination(self, run_id, self.workspace.engine_timeout).clean()
+
+    def preview(self, run: Run) -> list[Change]:
+        """What a launch would make, without an effect."""
+        self.check(run)
+        self.workspace.engine.prepare()
+        backend = self.workspace.backend
+        return self.workspace.engine.preview(self.deployment(self.args(run, backend.open())))
+
+    # ---- looking ----
+
+    def record(self, run: WorkerHandle | str) -> Record:
+        """The record of a run; raises RunNotFoundError."""
+        run_id = run if isinstance(run, str) else run.run_id
+        record = self.workspace.records.read(run_id)
+        if record is None:
+            message = f"no run {run_id!r} is known at {self.workspace.backend.url}"
+            raise RunNotFoundError(message)
+        return record
+
+    def status(self, run: WorkerHandle | str) -> WorkerStatus:
+        """How the worker is; never raises for absence."""
+        return self.statuses([run])[0]
+
+    def statuses(self, runs: Iterable[WorkerHandle | str]) -> list[WorkerStatus]:
+        """How the workers are, in the order asked."""
+        from launchers.looking import look  # noqa: PLC0415
+
+        return look(self, list(runs))
+
+    def wait(self, run: WorkerHandle | str, *, timeout: timedelta | None = None) -> WorkerStatus:
+        """Wait until the worker has ended, is gone, or cannot be asked here; raises TimeLimitError."""
+        deadline = None if timeout is None else time.monotonic() + timeout.total_seconds()
+        pause = _POLL[0]
+        while (status := self.status(run)).state in {WorkerState.STARTING, WorkerState.RUNNING}:
+            if deadline is not None and time.monotonic() >= deadline:
+                run_id = run if isinstance(run, str) else run.run_id
+                message = f"run {run_id} is still {status.state} after {timeout}; it goes on"
+                raise TimeLimitError(message)
+            time.sleep(pause if deadline is None else max(0.0, min(pause, deadline - time.monotonic())))
+            pause = min(pause * 1.3, _POLL[1])
+        return status
+
+    def why(self, run: WorkerHandle | str) -> Explanation:
+        """Status, command, limits met, and the last lines that the worker printed."""
+        record = self.record(run)
+        lines: list[str] = []
+        if isinstance(self, HasLogs):
+            tail = b"".join(self.logs(record))[-65536:]
+            lines = tail.decode(errors="replace").splitlines()[-LAST_LINES:]
+        return Explanation(
+            record.run_id, record.attempt, self.status(record.run_id), record.command, self.facts(record), tuple(lines)
+        )
+
+    # ---- building ----
+
+    def args(self, run: Run, backend_id: str, like: Record | None = None) -> ProgramArgs[T]:
+        """The program's arguments; those of a launch that died half-way keep their folders."""
+        digest = self.template.digest()
+        folder, archive = self.workspace.backend.paths(stack_name(run.id, run.attempt))
+        context = Context(
+            backend=backend_id,
+            template=self.name,
+            digest=digest,
+            fingerprint=fingerprints(run, digest)["all"],
+            place=self.place(),
+            folder=str(like.coordinates.get("folder", folder)) if like else str(folder),
+            archive=(like.archive if like else None) or str(archive),
+            cwd=like.cwd if like else str(Path.cwd()),
+            owner=self.workspace.owner,
+        )
+        return ProgramArgs(template=self.template, run=run, context=context)
+
+    def deployment(self, args: ProgramArgs[T]) -> Deployment:
+        """What the engine performs for these arguments."""
+        from programs.args import ARGS_KEY  # noqa: PLC0415
+        from stacks.engine import Deployment  # noqa: PLC0415
+
+        config, _ = args.to_config()
+        return Deployment(
+            stack=stack_name(args.run.id, args.run.attempt),
+            program=lambda: self.program(args),
+            config={ARGS_KEY: config},
+            providers=self.providers(),
+        )

@@ -1,0 +1,381 @@
+"""The two procedures that change something: a launch and a termination.
+
+Races, listed once:
+- two launches of one id: the claim lets one in; the other finds the record and returns the same handle.
+- terminate during a launch: the wish is a file of its own, so it is never lost; the launch reads it last, under its claim.
+- death anywhere: the record says `wanted` before anything is made and `launched` after, so the next command knows.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from launchers.values import Found, Launched, Terminated
+from programs.args import HANDLE_OUTPUT, ProgramArgs, Run, fingerprints
+from stacks.engine import StackName, stack_name
+from stacks.errors import (
+    EngineError,
+    LaunchConflictError,
+    LaunchFailedError,
+    RunCancelledError,
+    RunLauncherError,
+    RunNotFoundError,
+    StackLockedError,
+    Started,
+    TimeLimitError,
+    UsageError,
+    WrongPlaceError,
+)
+from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
+from stacks.records import Attempt, Phase, Record, Removal
+
+if TYPE_CHECKING:
+    from launchers.launcher import RunLauncher
+    from stacks.claims import Claim
+
+
+class Launch:
+    """One call of `launch`."""
+
+    def __init__(self, launcher: RunLauncher[Any], run: Run, timeout: timedelta) -> None:
+        self._launcher = launcher
+        self._workspace = launcher.workspace
+        self._run = run
+        self._stack = stack_name(run.id, run.attempt)
+        self._digest = launcher.template.digest()
+        self._prints = fingerprints(run, self._digest)
+        self._timeout = timeout
+        self._deadline = 0.0
+
+    def perform(self) -> Launched:
+        """See RunLauncher.launch."""
+        known = self._known(self._workspace.records.read(self._run.id))
+        if known is not None:
+            return known
+        self._launcher.check(self._run)
+        self._workspace.engine.prepare()
+        backend_id = self._workspace.backend.open()
+        self._deadline = time.monotonic() + self._timeout.total_seconds()
+        with self._workspace.backend.claims.hold(self._stack, "launch", self._left()) as claim:
+            record = self._workspace.records.read(self._run.id)
+            known = self._known(record)
+            if known is not None:
+                return known
+            earlier: tuple[Attempt, ...] = ()
+            if record is not None and record.attempt < self._run.attempt:
+                earlier = (*record.earlier, self._retire(record))
+                record = None
+            return self._launch(claim, record, backend_id, earlier)
+
+    def _known(self, record: Record | None) -> Launched | None:
+        """The answer for a run that was launched before; None where there is something to launch."""
+        if record is None or record.attempt < self._run.attempt:
+            self._refuse_gap(record)
+            return None
+        if record.attempt > self._run.attempt:
+            message = f"run {record.run_id} is at attempt {record.attempt} already"
+            raise LaunchConflictError(message, started=Started.YES)
+        if self._prints["all"] != record.fingerprints["all"]:
+            raise LaunchConflictError(self._differs(record), started=Started.YES)
+        over = record.removed is not None and record.removed.terminated
+        if record.phase is not Phase.FAILED and (over or self._workspace.records.wish(record.stack) is not None):
+            message = f"run {record.run_id} was terminated: launch it again as attempt {record.attempt + 1}, or under another id"
+            raise LaunchConflictError(message, started=Started.UNKNOWN)
+        if record.handle is not None:
+            return Launched(record.handle, created=False, status=self._launcher.status(record.run_id))
+        return None
+
+    def _refuse_gap(self, record: Record | None) -> None:
+        if record is not None and self._run.attempt > record.attempt + 1:
+            message = f"run {record.run_id} is at attempt {record.attempt}: the next one is {record.attempt + 1}"
+            raise LaunchConflictError(message)
+
+    def _differs(self, record: Record) -> str:
+        names = {"command": "its command", "env": "its environment", "template": "its template"}
+        parts = [names[part] for part in names if record.fingerprints.get(part) != self._prints[part]]
+        return (
+            f"run {record.run_id} was launched before with something else (differs: {', '.join(parts)}): "
+            "use another id, or the next attempt once it has ended"
+        )
+
+    def _left(self) -> timedelta:
+        return timedelta(seconds=max(0.0, self._deadline - time.monotonic()))
+
+    def _retire(self, record: Record) -> Attempt:
+        """Prove that the attempt before has ended, and remove what it left; returns what is kept of it."""
+        with self._workspace.backend.claims.hold(record.stack, "launch of the next attempt", self._left()) as claim:
+            current = self._workspace.records.read(record.run_id) or record
+            if current.removed is None:
+                status = self._launcher.status(record.run_id)
+                if not status.state.ended and status.state is not WorkerState.NOT_FOUND:
+                    message = (
+                        f"attempt {record.attempt} of run {record.run_id} is {status.state}: it must have ended before "
+                        f"attempt {self._run.attempt} starts; terminate it first"
+                    )
+                    raise LaunchConflictError(message, started=Started.YES)
+                current = end(self._launcher, current, claim, terminated=False)
+            return Attempt(
+                attempt=current.attempt,
+                handle=current.handle,
+                ended=current.ended,
+                removed=current.removed,
+                archive=current.archive,
+            )
+
+    def _launch(
+        self, claim: Claim, half_made: Record | None, backend_id: str, earlier: tuple[Attempt, ...]
+    ) -> Launched:
+        like = half_made if half_made is not None and half_made.phase is Phase.WANTED else None
+        args = self._launcher.args(self._run, backend_id, like)
+        record = self._wanted(args, earlier or (half_made.earlier if half_made else ()))
+        self._workspace.records.keep_template(self._digest, self._launcher.template.canonical())
+        self._workspace.records.write(record)
+        try:
+            handle = enter(self._launcher, args, record if like else None, claim, self._left())
+        except BaseException as error:
+            self._undo(record, claim, error)
+            raise
+        launched = record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle)
+        self._workspace.records.write(launched)
+        self._refuse_late(launched, claim)
+        return Launched(handle, created=True, status=self._launcher.status(self._run.id))
+
+    def _wanted(self, args: ProgramArgs[Any], earlier: tuple[Attempt, ...]) -> Record:
+        run = self._run
+        return Record(
+            run_id=run.id,
+            attempt=run.attempt,
+            phase=Phase.WANTED,
+            target=self._launcher.target,
+            template=self._launcher.name,
+            digest=self._digest,
+            fingerprints=self._prints,
+            command=run.command,
+            env_names=tuple(sorted(run.env)),
+            tags=run.tags,
+            place=args.context.place,
+            coordinates=dict(self._launcher.coordinates(args)),
+            cwd=args.context.cwd,
+            archive=args.context.archive,
+            owner=self._workspace.owner,
+            wanted_at=datetime.now(UTC),
+            earlier=earlier,
+        )
+
+    def _refuse_late(self, record: Record, claim: Claim) -> None:
+        """End the worker again where somebody asked for it meanwhile, or the time has passed: nothing starts late."""
+        wish = self._workspace.records.wish(record.stack)
+        if wish is not None:
+            end(self._launcher, record, claim, terminated=True)
+            message = f"run {record.run_id} was terminated by {wish.by} while it was launched; its worker is gone"
+            raise RunCancelledError(message, started=Started.YES)
+        if time.monotonic() > self._deadline:
+            end(self._launcher, record, claim, terminated=True)
+            message = f"run {record.run_id} was not launched within {self._timeout.total_seconds():g} s; its worker is gone"
+            raise TimeLimitError(message, started=Started.YES)
+
+    def _undo(self, record: Record, claim: Claim, error: BaseException) -> None:
+        """Leave nothing of a failed launch but its record; raises the error in the caller's words."""
+        wish = self._workspace.records.wish(record.stack)
+        failed = self._in_words(record, error, wish is not None)
+        try:
+            left = dismantle(self._launcher, record, claim)[1]
+        except (RunLauncherError, OSError):
+            left = 1  # the record still says `wanted`, so the next command on this run goes on here
+        if left == 0:
+            removed = Removal(at=datetime.now(UTC), objects=0) if wish is not None else None
+            self._workspace.records.write(
+                record.changed(phase=Phase.FAILED if wish is None else Phase.REMOVED, error=str(failed), removed=removed)
+            )
+            self._workspace.records.grant(record.stack)
+        if failed is not error:
+            raise failed from error
+
+    def _in_words(self, record: Record, error: BaseException, wished: bool) -> BaseException:  # noqa: FBT001
+        if wished and isinstance(error, EngineError):
+            return RunCancelledError(f"run {record.run_id} was terminated while it was launched", started=Started.UNKNOWN)
+        if isinstance(error, TimeLimitError):
+            message = f"run {record.run_id} was not launched within {self._timeout.total_seconds():g} s; nothing was left"
+            return TimeLimitError(message, details=error.details)
+        if isinstance(error, EngineError) and not isinstance(error, StackLockedError):
+            account = self._launcher.failure(error.details)
+            if account is not None:
+                return LaunchFailedError(account, details=error.details)
+        return error
+
+
+class Termination:
+    """One call of `terminate`, or of `clean`."""
+
+    def __init__(self, launcher: RunLauncher[Any], run: WorkerHandle | str, timeout: timedelta) -> None:
+        self._launcher = launcher
+        self._workspace = launcher.workspace
+        self._asked = run
+        self._timeout = timeout
+
+    def perform(self, *, wait: bool) -> Terminated:
+        """See RunLauncher.terminate."""
+        record = self._record()
+        if record.removed is not None or self._is_earlier(record):
+            return _told(record, self._launcher.status(self._asked), objects=0)
+        self._workspace.records.wish_end(record, self._workspace.caller)
+        if record.place != self._launcher.place():
+            message = (
+                f"the worker of run {record.run_id} lives on {record.place}; the wish to end it is recorded, and is "
+                "carried out by a command on this run there"
+            )
+            raise WrongPlaceError(message, started=Started.YES)
+        if record.phase is Phase.WANTED:
+            self._cancel_launch(record)
+        if not wait:
+            self._launcher.begin_end(record)
+            return _told(record, self._launcher.status(record.run_id), objects=0, done=False)
+        self._workspace.engine.prepare()
+        with self._workspace.backend.claims.hold(record.stack, "terminate", self._timeout) as claim:
+            return self._end(claim, record, terminated=True)
+
+    def clean(self) -> Terminated:
+        """See RunLauncher.clean."""
+        record = self._record()
+        self._workspace.engine.prepare()
+        with self._workspace.backend.claims.hold(record.stack, "clean", self._timeout) as claim:
+            status = self._launcher.status(record.run_id)
+            if not status.state.ended and status.state is not WorkerState.NOT_FOUND:
+                message = f"run {record.run_id} is {status.state}: terminate it instead"
+                raise UsageError(message, started=Started.YES)
+            return self._end(claim, record, terminated=False)
+
+    def _record(self) -> Record:
+        try:
+            return self._launcher.record(self._asked)
+        except RunNotFoundError:
+            if isinstance(self._asked, str):
+                raise
+            return record_of(self._asked)  # the handle is all it takes
+
+    def _is_earlier(self, record: Record) -> bool:
+        return isinstance(self._asked, WorkerHandle) and self._asked.attempt < record.attempt
+
+    def _cancel_launch(self, record: Record) -> None:
+        holder = self._workspace.backend.claims.holder(record.stack)
+        if holder is not None and str(holder.get("what", "")).startswith("launch"):
+            self._workspace.engine.cancel(record.stack)
+
+    def _end(self, claim: Claim, asked: Record, *, terminated: bool) -> Terminated:
+        record = self._workspace.records.read(asked.run_id) or asked
+        if record.removed is not None:
+            self._workspace.records.grant(record.stack)
+            return _told(record, self._launcher.status(record.run_id), objects=record.removed.objects)
+        ended = end(self._launcher, record, claim, terminated=terminated)
+        removed = ended.removed
+        assert removed is not None
+        status = ended.ended or WorkerStatus(state=WorkerState.NOT_FOUND)
+        return Terminated(ended.run_id, ended.attempt, status, removed.objects, removed.left)
+
+
+def enter(
+    launcher: RunLauncher[Any], args: ProgramArgs[Any], half_made: Record | None, claim: Claim, timeout: timedelta
+) -> WorkerHandle:
+    """Make the worker, or bring the one that a dead launch left into the state; returns its handle."""
+    deployment = launcher.deployment(args)
+    engine = launcher.workspace.engine
+    found = next(iter(launcher.find([half_made])), None) if half_made is not None else None
+    if found is not None and not launcher.create_takes_over:
+        engine.adopt(deployment, launcher.adoption(args, found), claim, timeout)
+        return found.handle
+    return WorkerHandle.model_validate(engine.up(deployment, claim, timeout)[HANDLE_OUTPUT])
+
+
+def adopt(launcher: RunLauncher[Any], record: Record) -> Launched:
+    """Bring a worker that a dead launch left into the state; see RunLauncher.adopt."""
+    workspace = launcher.workspace
+    workspace.engine.prepare()
+    backend_id = workspace.backend.open()
+    with workspace.backend.claims.hold(record.stack, "adopt", workspace.engine_timeout) as claim:
+        record = workspace.records.read(record.run_id) or record
+        if record.handle is not None:
+            return Launched(record.handle, created=False, status=launcher.status(record.run_id))
+        found = next(iter(launcher.find([record])), None)
+        if found is None:
+            message = f"run {record.run_id} has no worker to adopt"
+            raise RunNotFoundError(message)
+        run = Run(id=record.run_id, command=record.command, tags=record.tags, attempt=record.attempt)
+        args = launcher.args(run, backend_id, record)
+        context = args.context.model_copy(update={"fingerprint": record.fingerprints["all"]})
+        handle = enter(launcher, args.model_copy(update={"context": context}), record, claim, workspace.engine_timeout)
+        workspace.records.write(record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle))
+        return Launched(handle, created=False, status=found.status)
+
+
+def end(launcher: RunLauncher[Any], record: Record, claim: Claim, *, terminated: bool) -> Record:
+    """End and remove everything of an attempt, and write down how it ended; returns the new record."""
+    before = launcher.status(record.run_id)
+    objects, left = dismantle(launcher, record, claim)
+    ended = before if before.state.ended else launcher.ended_of(record)
+    if ended is None and record.handle is not None:
+        ended = WorkerStatus(state=WorkerState.FAILED, reason="terminated", message="ended by terminate")
+    if left:
+        message = f"{left} objects of run {record.run_id} do not end; terminate it again"
+        raise EngineError(message, started=Started.YES)
+    removed = Removal(at=datetime.now(UTC), objects=objects, left=left, terminated=terminated and not before.state.ended)
+    record = record.changed(phase=Phase.REMOVED, ended=ended, removed=removed)
+    launcher.workspace.records.write(record)
+    launcher.workspace.records.grant(record.stack)
+    return record
+
+
+def dismantle(launcher: RunLauncher[Any], record: Record, claim: Claim) -> tuple[int, int]:
+    """Destroy the stack, then end what the target still knows of the attempt, then forget the stack.
+
+    Returns how many objects were removed and how many are left. Needs no state: a stack that cannot be destroyed is
+    tried again once its worker is gone.
+    """
+    engine, stack = launcher.workspace.engine, record.stack
+    objects, failed = 0, False
+    try:
+        objects = engine.destroy(stack, claim, launcher.providers())
+    except StackLockedError:
+        raise
+    except EngineError:
+        failed = True
+    for found in _ours(launcher, record):
+        launcher.remove(found, launcher.template.grace)
+        objects = max(objects, 1)
+    left = sum(1 for _ in _ours(launcher, record))
+    if failed:
+        objects = max(objects, engine.destroy(stack, claim, launcher.providers()))
+    if left == 0:
+        engine.remove(stack, claim)
+    return objects, left
+
+
+def _ours(launcher: RunLauncher[Any], record: Record) -> list[Found]:
+    """The target's workers of exactly this attempt: the whole id is compared."""
+    mine = (record.run_id, record.attempt)
+    return [found for found in launcher.find([record]) if (found.handle.run_id, found.handle.attempt) == mine]
+
+
+def record_of(handle: WorkerHandle) -> Record:
+    """What a handle alone tells of its run, for a backend that has no record of it."""
+    return Record(
+        run_id=handle.run_id,
+        attempt=handle.attempt,
+        phase=Phase.LAUNCHED,
+        target=handle.target,
+        template=handle.template,
+        digest=handle.digest,
+        fingerprints={"all": handle.fingerprint},
+        command=(),
+        place=handle.place,
+        coordinates=handle.coordinates,
+        wanted_at=datetime.now(UTC),
+        handle=handle,
+    )
+
+
+def _told(record: Record, status: WorkerStatus, *, objects: int, done: bool = True) -> Terminated:
+    left = 0 if done else 1
+    return Terminated(record.run_id, record.attempt, status, objects, left, done=done)

@@ -1,0 +1,91 @@
+"""How workers are: records, places and what the target finds, joined without changing anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from launchers.life import record_of
+from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
+from stacks.processes import ProcessIdentity
+from stacks.records import Phase, Record
+
+if TYPE_CHECKING:
+    from launchers.launcher import RunLauncher
+
+
+def look(launcher: RunLauncher[Any], runs: list[WorkerHandle | str]) -> list[WorkerStatus]:
+    """The statuses of many runs, with one `find` for all of them."""
+    records = [_record(launcher, run) for run in runs]
+    place = launcher.place()
+    asked = [
+        record for run, record in zip(runs, records, strict=True) if record is not None and _can_ask(run, record, place)
+    ]
+    found = {(each.handle.run_id, each.handle.attempt): each.status for each in launcher.find(asked)} if asked else {}
+    return [_status(launcher, run, record, place, found) for run, record in zip(runs, records, strict=True)]
+
+
+def _record(launcher: RunLauncher[Any], run: WorkerHandle | str) -> Record | None:
+    if isinstance(run, str):
+        return launcher.workspace.records.read(run)
+    return launcher.workspace.records.read(run.run_id) or record_of(run)
+
+
+def _can_ask(run: WorkerHandle | str, record: Record, place: str) -> bool:
+    elsewhere = isinstance(run, WorkerHandle) and run.place != place
+    return not elsewhere and record.place == place and record.removed is None
+
+
+def _status(
+    launcher: RunLauncher[Any],
+    run: WorkerHandle | str,
+    record: Record | None,
+    place: str,
+    found: dict[tuple[str, int], WorkerStatus],
+) -> WorkerStatus:
+    if isinstance(run, WorkerHandle) and run.place != place:
+        return _elsewhere(run.place, place)
+    if record is None:
+        return WorkerStatus(state=WorkerState.NOT_FOUND, message="no run of this id was launched at this backend")
+    attempt = run.attempt if isinstance(run, WorkerHandle) else record.attempt
+    if attempt != record.attempt:
+        return _earlier(record, attempt)
+    if record.removed is not None:
+        return _removed(record)
+    if record.place != place:
+        return _elsewhere(record.place, place)
+    there = found.get((record.run_id, record.attempt))
+    return there or _without_worker(launcher, record)
+
+
+def _elsewhere(place: str, here: str) -> WorkerStatus:
+    message = f"this worker lives on {place}, and this machine reaches {here}: ask there"
+    return WorkerStatus(state=WorkerState.UNKNOWN, message=message)
+
+
+def _earlier(record: Record, attempt: int) -> WorkerStatus:
+    for each in record.earlier:
+        if each.attempt == attempt and each.ended is not None:
+            return each.ended
+    return WorkerStatus(state=WorkerState.NOT_FOUND, message=f"the run is at attempt {record.attempt}")
+
+
+def _removed(record: Record) -> WorkerStatus:
+    assert record.removed is not None
+    ended = record.ended or WorkerStatus(state=WorkerState.NOT_FOUND)
+    word = "object" if record.removed.objects == 1 else "objects"
+    removed = f"removed at {record.removed.at:%Y-%m-%d %H:%M:%S} ({record.removed.objects} {word}, {record.removed.left} left)"
+    return ended.model_copy(update={"message": f"{ended.message}; {removed}" if ended.message else removed})
+
+
+def _without_worker(launcher: RunLauncher[Any], record: Record) -> WorkerStatus:
+    """No worker was found where it should be: it is being launched, was never launched, or was removed by hand."""
+    if record.phase is Phase.FAILED:
+        return WorkerStatus(state=WorkerState.FAILED, reason="launch failed", message=record.error or "")
+    if record.phase is Phase.WANTED:
+        holder = launcher.workspace.backend.claims.holder(record.stack)
+        if holder is not None and ProcessIdentity.read(holder).alive() is not False:
+            return WorkerStatus(state=WorkerState.STARTING, message=f"being launched by process {holder['pid']}")
+        message = "its launch was interrupted before a worker was there: launch it again, or terminate it"
+        return WorkerStatus(state=WorkerState.NOT_FOUND, message=message)
+    ended = launcher.ended_of(record)
+    return ended or WorkerStatus(state=WorkerState.NOT_FOUND, message="its worker was removed by somebody else")

@@ -1,0 +1,251 @@
+"""The target `process`: a process group on this host."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import ClassVar, Final
+
+from launchers.launcher import RunLauncher
+from launchers.values import Found
+from programs.args import ProgramArgs, Run
+from programs.process.environment import build_environment
+from programs.process.template import ProcessTemplate
+from programs.provider import worker
+from programs.provider.folder import ExitRecord, RunFolder, WorkerRecord, read_ending
+from stacks.engine import AttachedProvider
+from stacks.errors import EngineError, TemplateError, UsageError
+from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
+from stacks.records import Record
+
+_REASONS: Final = {
+    "max_runtime": ("max_runtime", "ended by the template's max_runtime"),
+    "start_timeout": ("start_timeout", "did not start within the template's start_timeout"),
+    "terminated": ("terminated", "ended by terminate"),
+    "start_failed": ("start failed", "its command could not be started"),
+}
+"""What the shim writes, in our words; any other end is the command's own."""
+_STAGES: Final = {
+    "command": "cannot run {command!r}: {why}",
+    "folder": "cannot enter the working folder {cwd!r}: {why}",
+    "limit": "the platform does not allow the template's limits: {why}",
+    "start_timeout": "{command!r} did not start within the template's start_timeout",
+}
+_MAX_ARGUMENT: Final = 131072  # bytes of one word: MAX_ARG_STRLEN of Linux
+_FOLLOW: Final = 0.05  # seconds between two looks at a log that is followed
+
+
+class ProcessLauncher(RunLauncher[ProcessTemplate]):
+    """Runs each command in a process group of its own, under a shim that records how it ended."""
+
+    target: ClassVar[str] = "process"
+    create_takes_over: ClassVar[bool] = True
+
+    def program(self, args: ProgramArgs[ProcessTemplate]) -> None:
+        """See RunLauncher."""
+        from programs.process.program import program  # noqa: PLC0415 - loads Pulumi
+
+        program(args)
+
+    def place(self) -> str:
+        """See RunLauncher: boot of the host and pid namespace."""
+        return worker.place()
+
+    def providers(self) -> tuple[AttachedProvider, ...]:
+        """See RunLauncher."""
+        from programs.provider.attach import serve  # noqa: PLC0415 - loads gRPC
+
+        return (AttachedProvider("runworker", serve),)
+
+    def coordinates(self, args: ProgramArgs[ProcessTemplate]) -> dict[str, str]:
+        """See RunLauncher."""
+        return {"folder": args.context.folder}
+
+    def check(self, run: Run) -> None:
+        """See RunLauncher: what can be seen to fail before anything is made."""
+        environment = build_environment(self.template, run, os.environ)
+        cwd = self.template.cwd or Path.cwd()
+        if not cwd.is_dir():
+            message = f"template {self.name}: the working folder {cwd} is not there"
+            raise TemplateError(message)
+        _check_command(run.command[0], cwd, environment.get("PATH"))
+        _check_size(run, environment)
+        self._check_limits()
+
+    def find(self, runs: Collection[Record] | None) -> Iterator[Found]:
+        """See RunLauncher."""
+        folders = (
+            self.workspace.backend.home.glob("runs/*/*")
+            if runs is None
+            else [Path(str(record.coordinates["folder"])) for record in runs if "folder" in record.coordinates]
+        )
+        backend = self.workspace.backend.identity()
+        for path in folders:
+            found = _found(RunFolder(path))
+            if found is not None and (runs is not None or found.handle.backend == backend):
+                yield found
+
+    def remove(self, found: Found, grace: timedelta) -> None:
+        """See RunLauncher."""
+        folder = Path(str(found.handle.coordinates["folder"]))
+        if not worker.remove(folder, self._archive(found.handle), grace):
+            message = f"the worker of run {found.handle.run_id} does not end"
+            raise EngineError(message)
+
+    def begin_end(self, record: Record) -> None:
+        """See RunLauncher."""
+        if "folder" in record.coordinates:
+            worker.ask_to_stop(RunFolder(Path(str(record.coordinates["folder"]))))
+
+    def ended_of(self, record: Record) -> WorkerStatus | None:
+        """See RunLauncher: the end that was archived with the output."""
+        ending = read_ending(Path(record.archive)) if record.archive else None
+        return None if ending is None else _ended(ending, None)
+
+    def failure(self, details: str) -> str | None:
+        """See RunLauncher."""
+        from programs.provider.servicer import START_FAILED  # noqa: PLC0415
+
+        _, mark, rest = details.partition(START_FAILED)
+        return f"the worker did not start: {rest.splitlines()[0].strip()}" if mark else None
+
+    def facts(self, record: Record) -> Mapping[str, str]:
+        """See RunLauncher: folder, limits met, and what was used."""
+        facts = {"folder": record.cwd}
+        folder = RunFolder(Path(str(record.coordinates.get("folder", ""))))
+        there = folder.worker()
+        ending = folder.ending() or (read_ending(Path(record.archive)) if record.archive else None)
+        limits: Mapping[str, object] = there.meta.get("limits", {}) if there else {}
+        facts |= {f"limit {name}": str(value) for name, value in limits.items()}
+        if ending is not None:
+            facts["peak memory of a process"] = f"{ending.max_rss / 2**20:.1f} MiB"
+            facts["CPU time"] = f"{ending.cpu_time.total_seconds():.2f} s"
+        if record.env_names:
+            facts["environment of the run"] = ", ".join(record.env_names)
+        return facts
+
+    def logs(self, record: Record, *, follow: bool = False) -> Iterator[bytes]:
+        """The worker's output in pieces, both streams in order; with `follow` until the worker has ended."""
+        folder = RunFolder(Path(str(record.coordinates["folder"])))
+        archive = Path(record.archive) if record.archive else None
+        for path in (folder.output, archive):
+            if path is None:
+                continue
+            try:
+                file = path.open("rb")
+            except FileNotFoundError:
+                continue
+            with file:
+                while True:
+                    over = not follow or not self._runs(folder)
+                    while piece := file.read(65536):
+                        yield piece
+                    if over:
+                        return
+                    time.sleep(_FOLLOW)
+
+    def _runs(self, folder: RunFolder) -> bool:
+        there = folder.worker()
+        return there is not None and folder.ending() is None and worker.alive(there.shim)
+
+    def _archive(self, handle: WorkerHandle) -> Path | None:
+        record = self.workspace.records.read(handle.run_id)
+        return Path(record.archive) if record is not None and record.archive else None
+
+    def _check_limits(self) -> None:
+        limits = self.template.limits
+        if limits.memory is not None and platform.system() != "Linux":
+            message = f"template {self.name}: limits.memory cannot be enforced on {platform.system()}"
+            raise TemplateError(message)
+        wanted = {
+            "memory": (resource.RLIMIT_AS, limits.memory),
+            "cpu_time": (resource.RLIMIT_CPU, None if limits.cpu_time is None else limits.cpu_time.total_seconds() + 1),
+            "open_files": (resource.RLIMIT_NOFILE, limits.open_files),
+        }
+        for name, (kind, value) in wanted.items():
+            hard = resource.getrlimit(kind)[1]
+            if value is not None and hard != resource.RLIM_INFINITY and value > hard and os.geteuid() != 0:
+                message = f"template {self.name}: limits.{name} is above what this user may have ({hard})"
+                raise TemplateError(message)
+
+
+def _check_command(command: str, cwd: Path, path: str | None) -> None:
+    where = str(cwd / command) if "/" in command else command
+    if shutil.which(where, path=path or os.defpath) is not None:
+        return
+    if "/" in command and Path(where).exists():
+        message = f"cannot run {command!r}: it is not an executable file"
+    elif "/" in command:
+        message = f"cannot run {command!r}: there is no such file (working folder: {cwd})"
+    else:
+        message = f"cannot run {command!r}: no such command on PATH"
+    raise UsageError(message)
+
+
+def _check_size(run: Run, environment: Mapping[str, str]) -> None:
+    words = [*run.command, *(f"{name}={value}" for name, value in environment.items())]
+    sizes = [len(os.fsencode(word)) + 1 for word in words]
+    limit = os.sysconf("SC_ARG_MAX") - 4096
+    if sum(sizes) + 8 * len(words) > limit or max(sizes) > _MAX_ARGUMENT:
+        message = (
+            f"command and environment are too long for this system ({sum(sizes)} bytes in all, {max(sizes)} in one "
+            f"word; the limits are {limit} and {_MAX_ARGUMENT}): pass large values in a file"
+        )
+        raise UsageError(message)
+
+
+def _found(folder: RunFolder) -> Found | None:
+    there = folder.worker()
+    if there is None:
+        return None
+    base = WorkerHandle.model_validate(there.meta["handle"])
+    identity = {"folder": str(folder.path), "pid": there.worker.pid, "start_time": str(there.worker.start_time)}
+    return Found(base.model_copy(update={"coordinates": identity}), _status(folder, there), there.meta["labels"])
+
+
+def _status(folder: RunFolder, there: WorkerRecord) -> WorkerStatus:
+    ending = folder.ending()
+    if ending is None and not worker.alive(there.shim):
+        ending = folder.ending()  # it may have ended between the two looks
+    if ending is not None:
+        return _ended(ending, there)
+    if worker.alive(there.shim):
+        state = WorkerState.RUNNING if worker.executes(there.worker) else WorkerState.STARTING
+        return WorkerStatus(state=state, started_at=there.started_at)
+    message = "its shim was killed, and the exit code is lost with it"
+    return WorkerStatus(state=WorkerState.FAILED, reason="lost", message=message, started_at=there.started_at)
+
+
+def _ended(ending: ExitRecord, there: WorkerRecord | None) -> WorkerStatus:
+    reason, message = _REASONS.get(ending.reason, (None, ""))
+    code = ending.exit_code
+    if ending.signal is not None:
+        code = 128 + ending.signal
+        name = _signal_name(ending.signal)
+        reason = reason or name
+        message = message or f"ended by {name}"
+    if code is not None and ending.reason == "start_failed":
+        message = f"{message}: {os.strerror(ending.error)}"
+    good = code == 0 and ending.reason == "exited"
+    return WorkerStatus(
+        state=WorkerState.SUCCEEDED if good else WorkerState.FAILED,
+        message=message or ("" if good else f"exit code {code}"),
+        exit_code=code,
+        reason=reason,
+        started_at=there.started_at if there else None,
+        ended_at=ending.ended_at,
+    )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,67 @@
+"""What a launcher answers with: frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
+
+
+@dataclass(frozen=True)
+class Found:
+    """A worker that the target knows, by its labels and not by our records."""
+
+    handle: WorkerHandle
+    status: WorkerStatus
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What a launch returns; `created` is False where the run had been launched before, and nothing was started."""
+
+    handle: WorkerHandle
+    created: bool
+    status: WorkerStatus
+
+    @property
+    def state(self) -> WorkerState:
+        """The worker's state at that moment."""
+        return self.status.state
+
+
+@dataclass(frozen=True)
+class Terminated:
+    """What a termination returns: how the worker ended, how many objects went, and how many are left.
+
+    `done` is False where the end was only begun (`wait=False`).
+    """
+
+    run_id: str
+    attempt: int
+    status: WorkerStatus
+    objects: int
+    left: int
+    done: bool = True
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a run is as it is, in the words of its target."""
+
+    run_id: str
+    attempt: int
+    status: WorkerStatus
+    command: tuple[str, ...]
+    facts: Mapping[str, str] = field(default_factory=dict)
+    last_lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The time limits of one call."""
+
+    launch: timedelta = timedelta(seconds=60)
+    terminate: timedelta = timedelta(minutes=5)

@@ -1,0 +1,59 @@
+"""What all launchers of one configuration share: the backend, its records, and the engine."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stacks.backend import Backend
+from stacks.records import Records
+
+if TYPE_CHECKING:
+    from stacks.engine import Engine
+
+
+def _silent(_: str) -> None:
+    """Progress that nobody asked for."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One backend and one engine, for any number of launchers and threads.
+
+    `progress` gets a line for whatever takes longer than a second, such as bringing the engine at the first launch.
+    """
+
+    backend: Backend
+    cli: Path | None = None
+    launch_timeout: timedelta = timedelta(seconds=60)
+    engine_timeout: timedelta = timedelta(minutes=5)
+    owner: str = ""
+    progress: Callable[[str], None] = field(default=_silent, compare=False)
+
+    @cached_property
+    def records(self) -> Records:
+        """The records beside the stacks."""
+        return Records(self.backend.store)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine; loads Pulumi, and brings the command line at its first operation."""
+        from stacks.cli import CliEngine  # noqa: PLC0415 - loads Pulumi, which reading does without
+        from stacks.setup import ensure_cli, tools_folder  # noqa: PLC0415
+
+        return CliEngine(self.backend, lambda: ensure_cli(tools_folder(), self.progress, configured=self.cli))
+
+    @property
+    def caller(self) -> str:
+        """Who asks, in words: user and host."""
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # an uid without a passwd entry
+            user = f"uid {os.geteuid()}"
+        return f"{user}@{os.uname().nodename}"

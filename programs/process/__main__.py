@@ -1,0 +1,3 @@
+from programs.process.program import program
+
+program()

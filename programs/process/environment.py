@@ -1,0 +1,43 @@
+"""Builds the environment of a process worker; its values pass through no state, log or argument list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from programs.args import Run
+from programs.process.template import EnvReference, FileReference, ProcessTemplate
+from stacks.errors import UsageError
+
+SCRUBBED: Final = "PULUMI_"
+"""The prefix of variables that a worker never inherits: they steer an engine, and may hold its key."""
+
+
+def build_environment(template: ProcessTemplate, run: Run, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The caller's environment where the template says so, then the template's, the run's, and the secrets.
+
+    Raises UsageError for a secret that is not there.
+    """
+    base = {name: value for name, value in inherited.items() if not name.startswith(SCRUBBED)}
+    return {
+        **(base if template.inherit_env else {}),
+        **template.env,
+        **run.env,
+        **{name: resolve(name, source, inherited) for name, source in template.secrets.items()},
+    }
+
+
+def resolve(name: str, source: EnvReference | FileReference, environment: Mapping[str, str]) -> str:
+    """The value that a reference leads to; raises UsageError that names the reference, never a value."""
+    if isinstance(source, EnvReference):
+        value = environment.get(source.env)
+        if value is None:
+            message = f"secret {name}: the launcher's environment has no {source.env}"
+            raise UsageError(message)
+        return value
+    try:
+        return source.file.read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        message = f"secret {name}: cannot read {source.file}: {reason}"
+        raise UsageError(message) from error

@@ -1,0 +1,41 @@
+"""Serves the provider inside this process, for one operation of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc
+from pulumi.runtime.proto import provider_pb2_grpc
+
+from programs.provider.guard import CallerGuard
+from programs.provider.servicer import RunworkerServicer
+
+
+@dataclass
+class Attached:
+    """A provider that listens on a loopback port and answers one engine."""
+
+    port: int
+    guard: CallerGuard
+
+    def admit(self, pid: int) -> None:
+        """Name the engine's process, whose calls are answered."""
+        self.guard.serve(pid)
+
+
+@contextmanager
+def serve() -> Iterator[Attached]:
+    """Listen until the block ends."""
+    guard = CallerGuard()
+    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="runworker") as threads:
+        server = grpc.server(threads, interceptors=[guard])
+        provider_pb2_grpc.add_ResourceProviderServicer_to_server(RunworkerServicer(), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield Attached(port, guard)
+        finally:
+            server.stop(None).wait()

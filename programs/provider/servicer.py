@@ -1,0 +1,198 @@
+"""The provider plugin `runworker`: makes a local process group out of a `runworker:index:Process` resource.
+
+It runs only what stands in the handover of the run's folder, a file that this user alone can write: whoever reaches
+its port, or the engine's, cannot make it run a command of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from google.protobuf import empty_pb2, json_format, struct_pb2
+from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
+
+from programs.provider import worker
+from programs.provider.folder import ForeignFolderError, RunFolder, WorkerRecord
+from stacks.handle import check_run_id
+from stacks.errors import UsageError
+
+PACKAGE: Final = "runworker"
+VERSION: Final = "0.1.0"
+PROCESS: Final = "runworker:index:Process"
+
+_TEXT: Final = {"type": "string"}
+_SCHEMA: Final = {
+    "name": PACKAGE,
+    "version": VERSION,
+    "description": "Run workers that no published provider has.",
+    "resources": {
+        PROCESS: {
+            "description": "A process group on this host, started once from the handover in its folder.",
+            "inputProperties": {
+                "runId": _TEXT,
+                "folder": _TEXT,
+                "archive": _TEXT,
+                "command": {"type": "array", "items": _TEXT},
+                "cwd": _TEXT,
+                "environmentNames": {"type": "array", "items": _TEXT},
+                "graceSeconds": {"type": "number"},
+                "labels": {"type": "object", "additionalProperties": _TEXT},
+            },
+            "requiredInputs": ["runId", "folder", "command"],
+            "properties": {
+                "pid": {"type": "integer"},
+                "startTime": _TEXT,
+                "bootId": _TEXT,
+                "pidNamespace": _TEXT,
+            },
+        }
+    },
+}
+
+
+class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):  # type: ignore[misc]
+    """Serves the plugin protocol; stateless, so that any process can serve any resource."""
+
+    def GetPluginInfo(self, request: object, context: object) -> object:  # noqa: ARG002, N802 - gRPC's signature
+        """Tell the version."""
+        return plugin_pb2.PluginInfo(version=VERSION)
+
+    def GetSchema(self, request: object, context: object) -> object:  # noqa: ARG002, N802
+        """Tell the schema."""
+        return provider_pb2.GetSchemaResponse(schema=json.dumps(_SCHEMA))
+
+    def Attach(self, request: object, context: object) -> object:  # noqa: ARG002, N802
+        """Accept an engine that was told to attach."""
+        return empty_pb2.Empty()
+
+    def Cancel(self, request: object, context: object) -> object:  # noqa: ARG002, N802
+        """Nothing to cancel: a create takes milliseconds, and a delete is bounded by its grace."""
+        return empty_pb2.Empty()
+
+    def CheckConfig(self, request: Any, context: object) -> object:  # noqa: ARG002, N802
+        """Accept the provider's configuration, which holds nothing but a version."""
+        return provider_pb2.CheckResponse(inputs=request.news)
+
+    def DiffConfig(self, request: object, context: object) -> object:  # noqa: ARG002, N802
+        """See no difference between configurations."""
+        return provider_pb2.DiffResponse(changes=provider_pb2.DiffResponse.DIFF_NONE)
+
+    def Configure(self, request: object, context: object) -> object:  # noqa: ARG002, N802
+        """Ask for plain values: nothing secret ever reaches this provider."""
+        return provider_pb2.ConfigureResponse(acceptSecrets=False, supportsPreview=True, acceptOutputs=False)
+
+    def Check(self, request: Any, context: object) -> object:  # noqa: ARG002, N802
+        """Find wrong inputs before anything is done."""
+        inputs = _plain(request.news)
+        failures = [
+            provider_pb2.CheckFailure(property=name, reason=reason) for name, reason in _problems(inputs).items()
+        ]
+        return provider_pb2.CheckResponse(inputs=request.news, failures=failures)
+
+    def Diff(self, request: Any, context: grpc.ServicerContext) -> object:  # noqa: N802
+        """See no difference, or refuse: a worker is never changed, nor replaced by another one."""
+        old, new = _plain(request.old_inputs) or _plain(request.olds), _plain(request.news)
+        changed = sorted(name for name in new if new[name] != old.get(name))
+        if changed:
+            context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"the worker of run {old.get('runId')} cannot change ({', '.join(changed)}): a run is executed once. "
+                "Launch another run or the next attempt, or destroy this one first",
+            )
+        return provider_pb2.DiffResponse(changes=provider_pb2.DiffResponse.DIFF_NONE)
+
+    def Create(self, request: Any, context: grpc.ServicerContext) -> object:  # noqa: N802
+        """Start the worker that was handed over, or take over the one that is there already."""
+        inputs = _plain(request.properties)
+        if request.preview:
+            return provider_pb2.CreateResponse(properties=request.properties)
+        folder = RunFolder(Path(inputs["folder"]))
+        try:
+            record = _start(folder, inputs)
+        except FileNotFoundError:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"the run's folder {folder.path} is not there")
+        except (ForeignFolderError, _RefusedError) as error:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        except worker.StartError as error:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{START_FAILED} {error.stage} {error.errno}: {error}")
+        return provider_pb2.CreateResponse(id=folder.path.name, properties=_struct({**inputs, **_identity(record)}))
+
+    def Read(self, request: Any, context: grpc.ServicerContext) -> object:  # noqa: ARG002, N802
+        """Tell whether the worker is there; an ended one is, until it is deleted."""
+        state = _plain(request.properties)
+        record = RunFolder(Path(state["folder"])).worker() if "folder" in state else None
+        if record is None:
+            return provider_pb2.ReadResponse()
+        return provider_pb2.ReadResponse(
+            id=request.id, properties=_struct({**state, **_identity(record)}), inputs=request.inputs
+        )
+
+    def Delete(self, request: Any, context: grpc.ServicerContext) -> object:  # noqa: N802
+        """End the worker with all that it started, keep its output in the archive, and remove its folder."""
+        state = _plain(request.properties)
+        if not worker.remove(Path(state["folder"]), Path(state["archive"]) if state.get("archive") else None):
+            context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"the worker of run {state.get('runId')} does not live here, or does not end; its folder is kept",
+            )
+        return empty_pb2.Empty()
+
+
+START_FAILED: Final = "the worker did not start:"
+
+
+class _RefusedError(Exception):
+    """What was asked for is not what was handed over."""
+
+
+def _start(folder: RunFolder, inputs: Mapping[str, Any]) -> WorkerRecord:
+    folder.check()
+    there = folder.worker()
+    if there is None:
+        handed_over = folder.handed_over()
+        if handed_over is not None and list(handed_over) != list(inputs["command"]):
+            message = f"the command of run {inputs['runId']} is not the one that was handed over in its folder"
+            raise _RefusedError(message)
+    record = worker.start(folder)
+    if record.meta.get("run_id") != inputs["runId"]:
+        message = f"the folder {folder.path} holds the worker of run {record.meta.get('run_id')}"
+        raise _RefusedError(message)
+    return record
+
+
+def _problems(inputs: Mapping[str, Any]) -> dict[str, str]:
+    problems = {}
+    if not isinstance(inputs.get("command"), list) or not inputs["command"]:
+        problems["command"] = "must be a list of at least one word"
+    if not Path(str(inputs.get("folder", ""))).is_absolute():
+        problems["folder"] = "must be an absolute path"
+    try:
+        check_run_id(str(inputs.get("runId", "")))
+    except UsageError as error:
+        problems["runId"] = str(error)
+    return problems
+
+
+def _identity(record: WorkerRecord) -> dict[str, Any]:
+    """The outputs that tell the worker from any other; numbers beyond 2**53 would not survive, so these are text."""
+    return {
+        "pid": record.worker.pid,
+        "startTime": str(record.worker.start_time),
+        "bootId": record.boot_id,
+        "pidNamespace": str(record.pid_namespace),
+    }
+
+
+def _plain(struct: struct_pb2.Struct) -> dict[str, Any]:
+    values: dict[str, Any] = json_format.MessageToDict(struct)
+    return values
+
+
+def _struct(values: Mapping[str, Any]) -> struct_pb2.Struct:
+    struct = struct_pb2.Struct()
+    struct.update(values)
+    return struct

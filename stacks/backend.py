@@ -1,0 +1,161 @@
+"""Where stacks are kept: URL, identity, key, and the folders beside them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import os
+import secrets
+import tempfile
+import uuid
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from stacks.claims import Claims, OwnerLease
+from stacks.engine import StackName
+from stacks.errors import ConfigurationError, KeyMismatchError
+from stacks.store import LocalStore, local_path, read_json, write_json
+
+_SOCKET_LIMIT: Final = 90  # characters of a path that still leave room for a Unix socket's name
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One backend as this host sees it; nothing is made before the first launch.
+
+    `home` holds all that is kept on this host: state, records, keys, run folders, archived output.
+    """
+
+    home: Path
+    url: str
+    passphrase_file: Path | None = None
+
+    @classmethod
+    def at(cls, home: Path, url: str | None = None, passphrase_file: Path | None = None) -> Backend:
+        """The backend at a URL, by default a folder of the home. Raises ConfigurationError for a URL it cannot use."""
+        backend = cls(home, url or f"file://{home}/state", passphrase_file)
+        if local_path(backend.url) is None:
+            message = f"backend {backend.url!r}: this release keeps stacks at file:// only"
+            raise ConfigurationError(message)
+        return backend
+
+    @cached_property
+    def root(self) -> Path:
+        """The folder that the URL leads to."""
+        path = local_path(self.url)
+        assert path is not None
+        return path
+
+    @cached_property
+    def store(self) -> LocalStore:
+        """The small files beside the stacks: records, wishes, templates, leases."""
+        return LocalStore(self.root)
+
+    @cached_property
+    def lease(self) -> OwnerLease:
+        """This process's owner lease."""
+        return OwnerLease(self.store)
+
+    @cached_property
+    def claims(self) -> Claims:
+        """The claims on this backend's stacks."""
+        return Claims(self.root / "claims", self.lease)
+
+    def identity(self) -> str | None:
+        """The backend's id, a random UUID; None before the first launch."""
+        data = read_json(self.store, "backend.json")
+        return None if data is None else str(data["id"])
+
+    def open(self) -> str:
+        """Make the backend and its key where there is none, prove the key, and return the backend's id.
+
+        Raises KeyMismatchError before any work when the key is missing or another one.
+        """
+        data = read_json(self.store, "backend.json")
+        if data is None:
+            data = self._make()
+        self._prove(data)
+        return str(data["id"])
+
+    def key_file(self) -> Path:
+        """The file that holds the passphrase: the configured one, or one of this backend's own."""
+        return self.passphrase_file or self.home / "keys" / f"{self._require_id()}.passphrase"
+
+    def salt(self) -> str | None:
+        """The encryption salt that all stacks of this backend share; None before the first operation."""
+        data = read_json(self.store, "salt.json")
+        return None if data is None else str(data["encryptionsalt"])
+
+    def keep_salt(self, salt: str) -> None:
+        """Keep the salt that the engine made for its first stack; the first one stays."""
+        self.store.create("salt.json", b'{"v": 1, "encryptionsalt": "%s"}' % salt.encode())
+
+    def paths(self, stack: StackName) -> tuple[Path, Path]:
+        """The run folder of an attempt, and the file that its output is archived to."""
+        return self.home / "runs" / stack.shard / stack.stack, self.home / "logs" / stack.shard / f"{stack.stack}.log"
+
+    def scratch(self, stack: StackName) -> Path:
+        """The folder of the operation on a stack: one name per stack, so that what a crash left is found again."""
+        name = hashlib.sha256(f"{self.url} {stack.full}".encode()).hexdigest()[:16]
+        below = self.home / "work" / name
+        if len(os.fsencode(below)) <= _SOCKET_LIMIT:
+            return below
+        return Path(tempfile.gettempdir()) / f"run-launcher-{os.geteuid()}" / name
+
+    def _make(self) -> dict[str, Any]:
+        identity = str(uuid.uuid4())
+        key = self.passphrase_file
+        if key is None:
+            folder = self.home / "keys"
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            key = folder / f"{identity}.passphrase"
+            with os.fdopen(os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secrets.token_hex(32))
+        data = {"v": 1, "id": identity, "canary": _canary(_read_key(key), identity)}
+        part = f"{identity}.new.json"
+        write_json(self.store, part, data)
+        try:
+            os.link(self.root / part, self.root / "backend.json")
+        except FileExistsError:  # another process was first; ours was never used
+            if self.passphrase_file is None:
+                key.unlink()
+            return read_json(self.store, "backend.json") or data
+        finally:
+            self.store.delete(part)
+        return data
+
+    def _prove(self, data: dict[str, Any]) -> None:
+        key = self.passphrase_file or self.home / "keys" / f"{data['id']}.passphrase"
+        if not key.exists():
+            message = (
+                f"the key of the backend {self.url} is not at {key}: copy it there from the host that made the backend, "
+                "or name it as backend.passphrase_file in run-launcher.yaml"
+            )
+            raise KeyMismatchError(message)
+        if not hmac.compare_digest(_canary(_read_key(key), str(data["id"])), str(data["canary"])):
+            message = f"the key in {key} is not the one that the backend {self.url} was made with; nothing was done"
+            raise KeyMismatchError(message)
+
+    def _require_id(self) -> str:
+        identity = self.identity()
+        if identity is None:
+            message = f"nothing was launched yet at {self.url}"
+            raise ConfigurationError(message)
+        return identity
+
+
+def _read_key(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"cannot read the key {path}: {error}"
+        raise KeyMismatchError(message) from error
+
+
+@functools.lru_cache(maxsize=8)
+def _canary(key: str, identity: str) -> str:
+    """Proof of the key that does not give it away: slow enough (about 50 ms) for a passphrase that a person chose."""
+    return hashlib.scrypt(key.encode(), salt=identity.encode(), n=2**13, r=8, p=1).hex()

@@ -1,0 +1,233 @@
+"""The engine that always works: the `pulumi` command line, driven as the Automation API drives it, but leaner.
+
+One process per operation: outputs are read from the state, stacks are made and removed as files, and the history is
+never asked for. https://www.pulumi.com/docs/iac/automation-api/
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+
+from stacks.claims import Claim, lease_expired
+from stacks.engine import Adoption, AttachedProvider, Change, Deployment, StackName
+from stacks.errors import EngineError, RunLauncherError, StackLockedError
+from stacks.operation import Operation, operation, refuse_fork
+from stacks.processes import ProcessIdentity, start_of
+from stacks.state import StateFiles, adopted
+
+if TYPE_CHECKING:
+    from stacks.backend import Backend
+    from stacks.setup import Cli
+
+_LEFT_ALONE: Final = 5.0  # seconds that the process of a dead launcher gets to end by itself
+_INLINE: Final = ("--exec-kind", "auto.inline", "--skip-preview", "--yes", "--suppress-progress", "--suppress-outputs")
+
+
+class CliEngine:
+    """See Engine. `cli` is called at the first operation, so that reading loads and installs nothing."""
+
+    name = "cli"
+
+    def __init__(self, backend: Backend, cli: Callable[[], Cli]) -> None:
+        self._backend = backend
+        self._cli = cli
+        self._state = StateFiles(backend.store)
+
+    def prepare(self) -> None:
+        """See Engine."""
+        refuse_fork()
+        self._cli()
+
+    def up(self, deployment: Deployment, claim: Claim, timeout: timedelta | None = None) -> dict[str, Any]:
+        """See Engine."""
+        stack = deployment.stack
+        self.unlock(stack, claim)
+        self._state.make(stack)
+        self.forget_pending(stack, claim)
+        with self._operation(stack, claim) as work, _caught(deployment.program) as program:
+            self._declare(work, deployment)
+            with work.serving(program) as address:
+                work.run(["up", f"--client={address}", "-s", stack.full, *_INLINE], deployment.providers, timeout)
+            self._keep_salt(work)
+        return self._state.outputs(stack) or {}
+
+    def preview(self, deployment: Deployment, timeout: timedelta | None = None) -> list[Change]:
+        """See Engine. Works on a copy of the state, so that it needs no lock and leaves no trace."""
+        stack = deployment.stack
+        folder = self._backend.scratch(StackName(stack.project, f"{stack.stack} preview {os.getpid()}"))
+        with operation(self._cli(), folder, self._environment(folder / "state")) as work, _caught(deployment.program) as program:
+            copy = folder / "state" / ".pulumi" / "stacks" / stack.project / f"{stack.stack}.json"
+            copy.parent.mkdir(parents=True)
+            there = self._backend.root / ".pulumi" / "stacks" / stack.project / f"{stack.stack}.json"
+            if there.exists():
+                shutil.copyfile(there, copy)
+            else:
+                copy.write_text(f'{{"version": 3, "checkpoint": {{"stack": "{stack.full}"}}}}', encoding="utf-8")
+            self._declare(work, deployment)
+            with work.serving(program) as address:
+                arguments = ["preview", f"--client={address}", "-s", stack.full, "--exec-kind", "auto.inline"]
+                report = work.run(arguments, deployment.providers, timeout)
+        return [Change(step, urn) for step, urn in report.steps]
+
+    def destroy(
+        self,
+        stack: StackName,
+        claim: Claim,
+        providers: tuple[AttachedProvider, ...] = (),
+        timeout: timedelta | None = None,
+    ) -> int:
+        """See Engine. Runs outside any project, so that no program and no language host is loaded."""
+        self.unlock(stack, claim)
+        self.forget_pending(stack, claim)
+        count = len(self._state.resources(stack))
+        if count:
+            with self._operation(stack, claim) as work:
+                arguments = ["destroy", "-s", stack.full, "--skip-preview", "--yes", "--suppress-progress", "--suppress-outputs"]
+                work.run(arguments, providers, timeout)
+        return count
+
+    def remove(self, stack: StackName, claim: Claim) -> None:
+        """See Engine."""
+        self.unlock(stack, claim)
+        self._state.remove(stack)
+
+    def adopt(
+        self, deployment: Deployment, adoption: Adoption, claim: Claim, timeout: timedelta | None = None
+    ) -> None:
+        """See Engine."""
+        stack = deployment.stack
+        if self._backend.salt() is None or self._state.deployment(stack) in (None, {}):
+            self.up(Deployment(stack, lambda: None), claim, timeout)  # makes the stack and its encryption salt
+        latest = self._state.deployment(stack) or {}
+        merged = adopted(stack, adoption, latest.get("secrets_providers") or {})
+        self._state.write(stack, {**merged, "manifest": latest["manifest"]})
+        with self._operation(stack, claim) as work:
+            arguments = ["refresh", "-s", stack.full, "--skip-preview", "--yes", "--suppress-progress", "--suppress-outputs"]
+            work.run(arguments, deployment.providers, timeout)
+
+    def forget_pending(self, stack: StackName, claim: Claim) -> list[str]:  # noqa: ARG002 - the claim is the licence
+        """See Engine."""
+        return self._state.forget_pending(stack)
+
+    def outputs(self, stack: StackName) -> dict[str, Any] | None:
+        """See Engine."""
+        return self._state.outputs(stack)
+
+    def stacks(self) -> Iterator[StackName]:
+        """See Engine."""
+        return self._state.stacks()
+
+    def cancel(self, stack: StackName) -> bool:
+        """See Engine."""
+        claim = Claim(stack, self._backend.claims.path(stack))
+        with suppress(FileNotFoundError):
+            claim.left_note = claim.note.read_text(encoding="utf-8")
+        claim.left = self._backend.claims.holder(stack)
+        process = _noted(claim)
+        if process is None or not process.alive():
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)
+        return True
+
+    def unlock(self, stack: StackName, claim: Claim, *, force: bool = False) -> list[str]:
+        """See Engine."""
+        self._settle(claim)
+        broken = []
+        for path, lock in self._state.locks(stack).items():
+            words = f"{lock.get('username')}@{lock.get('hostname')} (pid {lock.get('pid')}) since {lock.get('timestamp')}"
+            if not force and not self._dead(lock, claim):
+                message = (
+                    f"another Pulumi command works on this run, or died while it did: {words}. Wait for it, or, if it is "
+                    f"gone for certain, break its lock with: pulumi cancel {stack.full}"
+                )
+                raise StackLockedError(message)
+            self._state.unlock(path)
+            broken.append(words)
+        return broken
+
+    def _dead(self, lock: dict[str, Any], claim: Claim) -> bool:
+        """True if the lock is one that a dead holder of this claim had taken."""
+        noted = _noted(claim)
+        if noted is None or claim.left is None or lock.get("pid") != noted.pid:
+            return False
+        alive = noted.alive()
+        if alive is None:
+            return lease_expired(self._backend.store, str(claim.left.get("owner", "")))
+        return not alive
+
+    def _settle(self, claim: Claim) -> None:
+        """End the process that a dead holder of this claim had started: nobody waits for its answer any more."""
+        noted = _noted(claim)
+        if noted is None or not noted.alive():
+            return
+        for end in (lambda: None, lambda: os.kill(noted.pid, signal.SIGTERM), lambda: os.kill(noted.pid, signal.SIGKILL)):
+            with suppress(ProcessLookupError):
+                end()
+            if noted.await_end(_LEFT_ALONE):
+                return
+
+    @contextmanager
+    def _operation(self, stack: StackName, claim: Claim) -> Iterator[Operation]:
+        def forget_lock(pid: int) -> None:
+            for path, lock in self._state.locks(stack).items():
+                if lock.get("pid") == pid:
+                    self._state.unlock(path)
+
+        folder = self._backend.scratch(stack)
+        with operation(self._cli(), folder, self._environment(self._backend.root), claim.note) as work:
+            work.on_killed = forget_lock
+            yield work
+
+    def _environment(self, root: Path) -> dict[str, str]:
+        return {
+            "PULUMI_BACKEND_URL": f"file://{root}?metadata=skip",
+            "PULUMI_CONFIG_PASSPHRASE_FILE": str(self._backend.key_file()),
+        }
+
+    def _declare(self, work: Operation, deployment: Deployment) -> None:
+        work.declare(deployment.stack, deployment.config, self._backend.salt())
+
+    def _keep_salt(self, work: Operation) -> None:
+        if self._backend.salt() is None:
+            settings = yaml.safe_load(work.settings.read_text(encoding="utf-8")) or {}
+            self._backend.keep_salt(settings["encryptionsalt"])
+
+
+def _noted(claim: Claim) -> ProcessIdentity | None:
+    """The process that the claim's note tells of; the note is "pid stat", the second half as the kernel wrote it."""
+    words = (claim.left_note or "").rpartition(")")
+    pid = (claim.left_note or "").split(" ", 1)[0]
+    if not pid.isdigit() or claim.left is None:
+        return None
+    fields = words[2].split()
+    start = int(fields[19]) if len(fields) > 19 else start_of(int(pid))
+    return ProcessIdentity(str(claim.left["host"]), str(claim.left["place"]), int(pid), start or 0)
+
+
+@contextmanager
+def _caught(program: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """Let an error of ours that the program raises come out as itself, not as the engine's account of it."""
+    raised: list[RunLauncherError] = []
+
+    def run() -> None:
+        try:
+            program()
+        except RunLauncherError as error:
+            raised.append(error)
+            raise
+
+    try:
+        yield run
+    except EngineError as error:
+        if raised:
+            raise raised[0] from error
+        raise

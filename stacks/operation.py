@@ -1,0 +1,240 @@
+"""One operation of the `pulumi` command line: its folder, its servers, its process, and what it reported."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+import yaml
+from pulumi.automation._server import LanguageServer
+from pulumi.runtime.proto import language_pb2_grpc
+
+from stacks.engine import AttachedProvider, StackName
+from stacks.processes import await_exit
+from stacks.errors import EngineError, ForkedError, KeyMismatchError, StackLockedError, Started, TimeLimitError
+
+if TYPE_CHECKING:
+    from stacks.setup import Cli
+
+_PATIENCE: Final = 10.0  # seconds that a cancelled process gets to write its state
+_ALLOW: Final = threading.BoundedSemaphore(max(4, 2 * (os.cpu_count() or 1)))
+"""At most so many processes of the command line at once: each takes 100 MB and half a second of CPU."""
+_NOTE_AND_RUN: Final = 'read -r stat 2>/dev/null </proc/self/stat; printf "%s %s\\n" "$$" "$stat" >"$0" || exit 70; exec "$@"'
+_first_use: list[int] = []
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an operation said of itself: the steps it took as (operation, URN), and its errors."""
+
+    steps: tuple[tuple[str, str], ...]
+    errors: tuple[str, ...]
+    text: str
+
+
+@dataclass
+class Operation:
+    """The folder of one operation and everything that lives as long as it does."""
+
+    cli: Cli
+    folder: Path
+    environment: dict[str, str]
+    note: Path
+    on_killed: Callable[[int], None] = field(default=lambda _: None)
+
+    @property
+    def project(self) -> Path:
+        """Where the process runs."""
+        return self.folder / "project"
+
+    @property
+    def settings(self) -> Path:
+        """The file of the stack's settings, which the process may complete."""
+        return next(iter(self.project.glob("Pulumi.*.yaml")), self.project / "absent")
+
+    def declare(self, stack: StackName, config: Mapping[str, object], salt: str | None) -> None:
+        """Write the project and the stack's settings, readable by this user alone."""
+        project = {"name": stack.project, "runtime": "python"}
+        settings: dict[str, object] = {"config": dict(config)} if config else {}
+        if salt:
+            settings["encryptionsalt"] = salt
+        _write(self.project / "Pulumi.yaml", yaml.safe_dump(project))
+        _write(self.project / f"Pulumi.{stack.stack}.yaml", yaml.safe_dump(settings))
+
+    @contextmanager
+    def serving(self, program: Callable[[], None]) -> Iterator[str]:
+        """Serve an inline program on a socket that this user alone can reach; yields its address."""
+        socket = self.folder / "program.sock"
+        with _server() as server:
+            language_pb2_grpc.add_LanguageRuntimeServicer_to_server(LanguageServer(program), server)
+            server.add_insecure_port(f"unix:{socket}")
+            server.start()
+            socket.chmod(0o600)
+            yield f"unix:{socket}"
+
+    def run(
+        self, arguments: Sequence[str], providers: Sequence[AttachedProvider] = (), timeout: timedelta | None = None
+    ) -> Report:
+        """Run the process to its end and return its report; raises EngineError or one of its children.
+
+        Past the time limit, and when this thread is interrupted, the process is cancelled, and killed if it will not end.
+        """
+        with ExitStack() as attached:
+            serving = {each.package: attached.enter_context(each.serve()) for each in providers}
+            environment = dict(self.environment)
+            if serving:
+                ports = ",".join(f"{package}:{server.port}" for package, server in serving.items())
+                environment["PULUMI_DEBUG_PROVIDERS"] = ports
+            command = ["/bin/sh", "-c", _NOTE_AND_RUN, str(self.note), str(self.cli.path), "--non-interactive", *arguments]
+            events = self.folder / "events"
+            command += ["--event-log", str(events), "--color", "never"]
+            with _ALLOW, (self.folder / "output").open("w+b") as output:
+                process = subprocess.Popen(
+                    command,
+                    cwd=self.project,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    process_group=0,
+                )
+                for server in serving.values():
+                    server.admit(process.pid)
+                in_time = self._await(process, timeout)
+                output.seek(0)
+                text = output.read().decode(errors="replace")
+            report = _read_report(events, text)
+            if process.returncode < 0:
+                self.on_killed(process.pid)
+            if not in_time:
+                message = f"the engine was not done after {_in_words(timeout)} and was stopped"
+                raise TimeLimitError(message, started=Started.UNKNOWN, details=text)
+            if process.returncode != 0:
+                raise _failure(process.returncode, report)
+            return report
+
+    @staticmethod
+    def _await(process: subprocess.Popen[bytes], timeout: timedelta | None) -> bool:
+        try:
+            if await_exit(process, None if timeout is None else timeout.total_seconds()):
+                return True
+            end_process(process)
+        except BaseException:
+            end_process(process)
+            raise
+        return False
+
+
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    """Cancel a process, and kill it if it will not end."""
+    process.send_signal(signal.SIGTERM)
+    if not await_exit(process, _PATIENCE):
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def operation(cli: Cli, folder: Path, environment: Mapping[str, str], note: Path | None = None) -> Iterator[Operation]:
+    """A fresh folder for one operation, removed at its end; what an earlier one left there is removed first."""
+    refuse_fork()
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "project").mkdir(parents=True, mode=0o700)
+    folder.chmod(0o700)
+    path = os.pathsep.join([*map(str, cli.extra_path), str(cli.path.parent), os.environ.get("PATH", os.defpath)])
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PULUMI_")}
+    fixed = {
+        "PATH": path,
+        "PULUMI_HOME": str(folder / "home"),
+        "PULUMI_SKIP_UPDATE_CHECK": "1",
+        "PULUMI_DEBUG_COMMANDS": "1",  # or the flag --event-log is not known
+        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+        "PULUMI_DIY_BACKEND_NO_LEGACY_WARNING": "1",
+        "PULUMI_DIY_BACKEND_DISABLE_CHECKPOINT_BACKUPS": "1",
+        "GOGC": "off",
+        "GOMEMLIMIT": "512MiB",
+    }
+    try:
+        yield Operation(cli, folder, {**own, **fixed, **environment}, note or folder / "pid")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_fork() -> None:
+    """Raise ForkedError in a process that was forked after the engine's first use: gRPC's threads stayed behind."""
+    if not _first_use:
+        _first_use.append(os.getpid())
+    if _first_use[0] != os.getpid():
+        message = (
+            "this process was forked from one that had already launched something, and gRPC does not work across a "
+            "fork: launch from the parent, or start processes with the method 'spawn'"
+        )
+        raise ForkedError(message)
+
+
+@contextmanager
+def _server() -> Iterator[grpc.Server]:
+    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="run-launcher") as threads:
+        server = grpc.server(threads)
+        try:
+            yield server
+        finally:
+            server.stop(None).wait()
+
+
+def _write(path: Path, text: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _read_report(events: Path, text: str) -> Report:
+    steps, errors = [], []
+    with suppress(FileNotFoundError):
+        for line in events.read_text(encoding="utf-8", errors="replace").splitlines():
+            event: dict[str, Any] = json.loads(line)
+            step = event.get("resourcePreEvent")
+            if step:
+                steps.append((str(step["metadata"]["op"]), str(step["metadata"]["urn"])))
+            diagnostic = event.get("diagnosticEvent")
+            if diagnostic and diagnostic["severity"] == "error":
+                errors.append(str(diagnostic["message"]).strip())
+    return Report(tuple(steps), tuple(errors), text)
+
+
+def _failure(code: int, report: Report) -> EngineError | KeyMismatchError:
+    text = "\n".join([*report.errors, report.text])
+    if "incorrect passphrase" in text:
+        message = "the key of the backend is not the one that this run was launched with; nothing was done"
+        return KeyMismatchError(message, details=text)
+    if "currently locked" in text:
+        message = "another Pulumi command works on this run; try again when it is done"
+        return StackLockedError(message, details=text)
+    if "no space left on device" in text:
+        return EngineError("the disk that holds the state is full: make room, then try again", details=text)
+    first = next((line for line in report.errors if line), "") or _last_line(report.text)
+    if code < 0:
+        first = f"its process was ended by {signal.Signals(-code).name}"
+    return EngineError(f"the engine failed: {first}", started=Started.UNKNOWN, details=text)
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error:")]
+    return (errors or lines or ["it said nothing"])[0 if errors else -1]
+
+
+def _in_words(value: timedelta | None) -> str:
+    return f"{value.total_seconds():g} s" if value else "no time"

@@ -1,0 +1,115 @@
+"""Which process of which host: what proves that somebody is still at work, or is not."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+@dataclass(frozen=True)
+class ProcessIdentity:
+    """A process that no other is ever taken for: host name and boot, pid namespace, pid, start time.
+
+    `start` is in clock ticks since boot on Linux and in microseconds elsewhere.
+    """
+
+    host: str
+    place: str
+    pid: int
+    start: int
+
+    @classmethod
+    def own(cls) -> ProcessIdentity:
+        """This process."""
+        return cls(os.uname().nodename, here(), os.getpid(), start_of(os.getpid()) or 0)
+
+    @classmethod
+    def read(cls, data: dict[str, Any]) -> ProcessIdentity:
+        """What `to_dict` gave; unknown fields are ignored."""
+        return cls(str(data["host"]), str(data["place"]), int(data["pid"]), int(data["start"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The identity as JSON holds it."""
+        return asdict(self)
+
+    def alive(self) -> bool | None:
+        """True while the process runs, False when it is proven gone, None from another place, where nobody can tell."""
+        if self.place != here():
+            return None
+        return start_of(self.pid) == self.start
+
+    def await_end(self, seconds: float) -> bool:
+        """Wait until the process is gone; False if the time passed first."""
+        deadline = time.monotonic() + seconds
+        with _watch(self.pid) as poll:
+            while self.alive():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                poll(left)
+        return True
+
+
+def await_exit(process: subprocess.Popen[bytes], seconds: float | None) -> bool:
+    """Wait for a child, without the pauses of Popen.wait; False if the time passed first."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    with _watch(process.pid) as poll:
+        while process.poll() is None:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            poll(left)
+    return True
+
+
+@contextmanager
+def _watch(pid: int) -> Iterator[Callable[[float | None], object]]:
+    """Yields a function that returns when the process has ended, or some time has passed."""
+    if sys.platform != "linux":
+        yield lambda seconds: time.sleep(0.01 if seconds is None else min(0.01, seconds))
+        return
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        yield lambda _: None
+        return
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        yield lambda seconds: poll.poll(None if seconds is None else max(1, round(seconds * 1000)))
+    finally:
+        os.close(fd)
+
+
+def here() -> str:
+    """The place of this process: boot of the host, and pid namespace."""
+    boot = str(psutil.boot_time())
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    namespace = 0
+    with suppress(OSError):
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+    return f"{boot}/{namespace}"
+
+
+def start_of(pid: int) -> int | None:
+    """When a process started; None for one that is gone or a zombie."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            return None if fields[0] in "ZX" else int(fields[19])
+        return None
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time() * 1_000_000)
+    return None

@@ -1,0 +1,161 @@
+"""One small JSON per run that outlives its stack: what was wanted, launched, ended, removed.
+
+records/<hh>/<run-id>.json             written only under the claim of the attempt's stack
+wishes/<hh>/<stack>.json               "terminate wanted": may be written by anyone at any time, so it never races
+templates/<digest>.json                resolved templates, kept so that a digest can be read later
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Final
+
+from pydantic import BaseModel, Field, JsonValue
+
+from stacks.engine import StackName, shard, stack_name
+from stacks.handle import WorkerHandle, WorkerStatus
+from stacks.store import Store, walk
+
+RECORD_VERSION: Final = 1
+
+
+class Phase(StrEnum):
+    """How far a run has come; WANTED without a handle is a launch in flight, or one that died half-way."""
+
+    WANTED = "wanted"
+    LAUNCHED = "launched"
+    FAILED = "failed"
+    REMOVED = "removed"
+
+
+class Removal(BaseModel, frozen=True):
+    """What a termination found and did."""
+
+    at: datetime
+    objects: int
+    left: int = 0
+    terminated: bool = True
+
+
+class Attempt(BaseModel, frozen=True):
+    """How an earlier attempt of a run went."""
+
+    attempt: int
+    handle: WorkerHandle | None = None
+    ended: WorkerStatus | None = None
+    removed: Removal | None = None
+    archive: str | None = None
+
+
+class Record(BaseModel, frozen=True):
+    """The record of a run; of its environment it holds names and hashes, never a value. Unknown fields are ignored."""
+
+    v: int = RECORD_VERSION
+    run_id: str
+    attempt: int
+    phase: Phase
+    target: str
+    template: str
+    digest: str
+    fingerprints: dict[str, str]
+    command: tuple[str, ...]
+    env_names: tuple[str, ...] = ()
+    tags: dict[str, str] = Field(default_factory=dict)
+    place: str
+    coordinates: dict[str, JsonValue] = Field(default_factory=dict)
+    cwd: str = ""
+    archive: str | None = None
+    owner: str = ""
+    wanted_at: datetime
+    launched_at: datetime | None = None
+    handle: WorkerHandle | None = None
+    ended: WorkerStatus | None = None
+    removed: Removal | None = None
+    error: str | None = None
+    earlier: tuple[Attempt, ...] = ()
+
+    @property
+    def stack(self) -> StackName:
+        """The stack of the record's attempt."""
+        return stack_name(self.run_id, self.attempt)
+
+    def changed(self, **fields: object) -> Record:
+        """The record with some fields replaced."""
+        return self.model_copy(update=fields)
+
+
+class Wish(BaseModel, frozen=True):
+    """Somebody wants an attempt to end."""
+
+    v: int = 1
+    run_id: str
+    attempt: int
+    at: datetime
+    by: str
+
+
+class Records:
+    """The records of one backend. Reading never changes anything."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def read(self, run_id: str) -> Record | None:
+        """The record of a run."""
+        content = self._store.read(_path(run_id))
+        return None if content is None else Record.model_validate_json(content)
+
+    def write(self, record: Record) -> None:
+        """Replace the record; the caller holds the claim of its stack."""
+        self._store.write(_path(record.run_id), record.model_dump_json(indent=1).encode())
+
+    def delete(self, run_id: str) -> None:
+        """Forget a run."""
+        self._store.delete(_path(run_id))
+
+    def all(self) -> Iterator[Record]:
+        """Every record; one that vanishes meanwhile is left out."""
+        for _, name in walk(self._store, "records"):
+            record = self.read(name.removesuffix(".json"))
+            if record is not None:
+                yield record
+
+    def ids(self) -> list[str]:
+        """The ids of all runs, sorted."""
+        return sorted(name.removesuffix(".json") for _, name in walk(self._store, "records"))
+
+    def wish(self, stack: StackName) -> Wish | None:
+        """The wish that an attempt should end."""
+        content = self._store.read(_wish_path(stack))
+        return None if content is None else Wish.model_validate_json(content)
+
+    def wish_end(self, record: Record, by: str) -> None:
+        """Write down that an attempt should end; nothing that is launched of it will stay."""
+        wish = Wish(run_id=record.run_id, attempt=record.attempt, at=datetime.now(UTC), by=by)
+        self._store.write(_wish_path(record.stack), wish.model_dump_json().encode())
+
+    def grant(self, stack: StackName) -> None:
+        """Take back a wish that was carried out."""
+        self._store.delete(_wish_path(stack))
+
+    def keep_template(self, digest: str, canonical: str) -> None:
+        """Keep a resolved template by its digest."""
+        if self._store.read(f"templates/{digest}.json") is None:
+            self._store.create(f"templates/{digest}.json", canonical.encode())
+
+    def template(self, digest: str) -> JsonValue:
+        """A resolved template by its digest; None if it was never launched here."""
+        content = self._store.read(f"templates/{digest}.json")
+        value: JsonValue = None if content is None else json.loads(content)
+        return value
+
+
+def _path(run_id: str) -> str:
+    return f"records/{shard(run_id)}/{run_id}.json"
+
+
+def _wish_path(stack: StackName) -> str:
+    return f"wishes/{stack.shard}/{stack.stack}.json"

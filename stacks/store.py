@@ -1,0 +1,163 @@
+"""Small JSON files below one URL: a local folder, or any file system that fsspec knows."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+
+class Store(Protocol):
+    """Reads and writes whole files by relative path; a write is seen whole or not at all."""
+
+    def read(self, path: str) -> bytes | None:
+        """The content; None for a file that is not there."""
+
+    def write(self, path: str, content: bytes) -> None:
+        """Replace the content."""
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Write a file that is not there; False if it is, whoever made it first."""
+
+    def delete(self, path: str) -> None:
+        """Delete a file or a whole folder; nothing happens where there is none."""
+
+    def names(self, path: str) -> list[str]:
+        """The names in a folder, sorted; empty for one that is not there."""
+
+
+class LocalStore:
+    """A folder of this host."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def read(self, path: str) -> bytes | None:
+        """See Store."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return (self.root / path).read_bytes()
+        return None
+
+    def write(self, path: str, content: bytes) -> None:
+        """See Store."""
+        part = self._part(path, content)
+        part.replace(self.root / path)
+
+    def create(self, path: str, content: bytes) -> bool:
+        """See Store."""
+        part = self._part(path, content)
+        try:
+            os.link(part, self.root / path)
+        except FileExistsError:
+            return False
+        finally:
+            part.unlink()
+        return True
+
+    def delete(self, path: str) -> None:
+        """See Store."""
+        target = self.root / path
+        if target.is_dir() and not target.is_symlink():
+            for child in target.iterdir():
+                self.delete(f"{path}/{child.name}")
+            with suppress(FileNotFoundError):
+                target.rmdir()
+        else:
+            target.unlink(missing_ok=True)
+
+    def names(self, path: str) -> list[str]:
+        """See Store."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return sorted(name for name in os.listdir(self.root / path) if not name.endswith(".part"))
+        return []
+
+    def _part(self, path: str, content: bytes) -> Path:
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = target.with_name(f".{uuid.uuid4().hex}.part")
+        try:
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(content)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        return part
+
+
+class FsspecStore:
+    """A folder of any file system that fsspec knows; writes of one object are atomic there."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec  # noqa: PLC0415 - costs 0.1 s, which a local backend need not pay
+
+        self._files, self._root = fsspec.core.url_to_fs(url)
+
+    def read(self, path: str) -> bytes | None:
+        """See Store."""
+        with suppress(FileNotFoundError):
+            content: bytes = self._files.cat_file(f"{self._root}/{path}")
+            return content
+        return None
+
+    def write(self, path: str, content: bytes) -> None:
+        """See Store."""
+        self._files.makedirs(f"{self._root}/{path}".rpartition("/")[0], exist_ok=True)
+        self._files.pipe_file(f"{self._root}/{path}", content)
+
+    def create(self, path: str, content: bytes) -> bool:
+        """See Store."""
+        self._files.makedirs(f"{self._root}/{path}".rpartition("/")[0], exist_ok=True)
+        try:
+            self._files.pipe_file(f"{self._root}/{path}", content, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def delete(self, path: str) -> None:
+        """See Store."""
+        with suppress(FileNotFoundError):
+            self._files.rm(f"{self._root}/{path}", recursive=True)
+
+    def names(self, path: str) -> list[str]:
+        """See Store."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return sorted(str(name).rpartition("/")[2] for name in self._files.ls(f"{self._root}/{path}", detail=False))
+        return []
+
+
+def local_path(url: str) -> Path | None:
+    """The folder that a file:// URL leads to; None for any other URL."""
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+def open_store(url: str) -> Store:
+    """The store at a URL."""
+    path = local_path(url)
+    return LocalStore(path) if path is not None else FsspecStore(url)
+
+
+def read_json(store: Store, path: str) -> dict[str, Any] | None:
+    """The JSON object in a file; None for a file that is not there."""
+    content = store.read(path)
+    if content is None:
+        return None
+    data: dict[str, Any] = json.loads(content)
+    return data
+
+
+def write_json(store: Store, path: str, data: object) -> None:
+    """Replace a file by a JSON object."""
+    store.write(path, json.dumps(data, indent=1).encode())
+
+
+def walk(store: Store, folder: str) -> Iterator[tuple[str, str]]:
+    """Every (shard, name) of a folder that is sorted by shards."""
+    for shard in store.names(folder):
+        for name in store.names(f"{folder}/{shard}"):
+            yield shard, name
