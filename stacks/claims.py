@@ -85,7 +85,12 @@ class OwnerLease:
         write_json(
             self.store,
             self._path,
-            {"v": 1, "owner": self.owner, **ProcessIdentity.own().to_dict(), "renewed_at": datetime.now(UTC).isoformat()},
+            {
+                "v": 1,
+                "owner": self.owner,
+                **ProcessIdentity.own().to_dict(),
+                "renewed_at": datetime.now(UTC).isoformat(),
+            },
         )
 
     def _keep(self, idle: threading.Event) -> None:

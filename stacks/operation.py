@@ -7,9 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import yaml
-from pulumi.automation._server import LanguageServer
+from pulumi.automation._server import LanguageServer  # what serves inline programs; it has no public name
 from pulumi.runtime.proto import language_pb2_grpc
 
 from stacks.engine import AttachedProvider, StackName
-from stacks.processes import await_exit
 from stacks.errors import EngineError, ForkedError, KeyMismatchError, StackLockedError, Started, TimeLimitError
+from stacks.processes import await_exit
 
 if TYPE_CHECKING:
     from stacks.setup import Cli
@@ -33,7 +31,9 @@ if TYPE_CHECKING:
 _PATIENCE: Final = 10.0  # seconds that a cancelled process gets to write its state
 _ALLOW: Final = threading.BoundedSemaphore(max(4, 2 * (os.cpu_count() or 1)))
 """At most so many processes of the command line at once: each takes 100 MB and half a second of CPU."""
-_NOTE_AND_RUN: Final = 'read -r stat 2>/dev/null </proc/self/stat; printf "%s %s\\n" "$$" "$stat" >"$0" || exit 70; exec "$@"'
+_NOTE_AND_RUN: Final = (
+    'read -r stat 2>/dev/null </proc/self/stat; printf "%s %s\\n" "$$" "$stat" >"$0" || exit 70; exec "$@"'
+)
 _first_use: list[int] = []
 
 
@@ -91,7 +91,7 @@ class Operation:
     ) -> Report:
         """Run the process to its end and return its report; raises EngineError or one of its children.
 
-        Past the time limit, and when this thread is interrupted, the process is cancelled, and killed if it will not end.
+        Past the time limit, and when this thread is interrupted, the process is cancelled, then killed.
         """
         with ExitStack() as attached:
             serving = {each.package: attached.enter_context(each.serve()) for each in providers}
@@ -99,7 +99,15 @@ class Operation:
             if serving:
                 ports = ",".join(f"{package}:{server.port}" for package, server in serving.items())
                 environment["PULUMI_DEBUG_PROVIDERS"] = ports
-            command = ["/bin/sh", "-c", _NOTE_AND_RUN, str(self.note), str(self.cli.path), "--non-interactive", *arguments]
+            command = [
+                "/bin/sh",
+                "-c",
+                _NOTE_AND_RUN,
+                str(self.note),
+                str(self.cli.path),
+                "--non-interactive",
+                *arguments,
+            ]
             events = self.folder / "events"
             command += ["--event-log", str(events), "--color", "never"]
             with _ALLOW, (self.folder / "output").open("w+b") as output:
