@@ -65,6 +65,10 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
         """Tell the schema."""
         return provider_pb2.GetSchemaResponse(schema=json.dumps(_SCHEMA))
 
+    def Handshake(self, request: object, context: object) -> object:
+        """Agree with the engine: plain values only, and previews are understood."""
+        return provider_pb2.ProviderHandshakeResponse(accept_secrets=False, accept_outputs=False, accept_resources=False)
+
     def Attach(self, request: object, context: object) -> empty_pb2.Empty:
         """Accept an engine that was told to attach."""
         return empty_pb2.Empty()
