@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -35,6 +36,20 @@ _NOTE_AND_RUN: Final = (
     'read -r stat 2>/dev/null </proc/self/stat; printf "%s %s\\n" "$$" "$stat" >"$0" || exit 70; exec "$@"'
 )
 _first_use: list[int] = []
+
+
+class _ProgramServer(LanguageServer):
+    """Serves an inline program; when the engine goes away in the middle of it, the program is cancelled.
+
+    The base class stops the event loop instead, and leaves coroutines behind that are destroyed while they are pending.
+    """
+
+    def _exception_handler(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if isinstance(context.get("exception"), grpc.RpcError):
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+        else:
+            loop.default_exception_handler(context)
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ class Operation:
         """Serve an inline program on a socket that this user alone can reach; yields its address."""
         socket = self.folder / "program.sock"
         with _server() as server:
-            language_pb2_grpc.add_LanguageRuntimeServicer_to_server(LanguageServer(program), server)
+            language_pb2_grpc.add_LanguageRuntimeServicer_to_server(_ProgramServer(program), server)
             server.add_insecure_port(f"unix:{socket}")
             server.start()
             socket.chmod(0o600)

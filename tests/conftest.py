@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("launchers.testing.contract")
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: targets.py is found by its name
 
 
