@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
@@ -10,21 +9,18 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import grpc
 import yaml
-from pulumi.automation._server import LanguageServer  # what serves inline programs; it has no public name
-from pulumi.runtime.proto import language_pb2_grpc
 
 from stacks.engine import AttachedProvider, StackName
 from stacks.errors import EngineError, ForkedError, KeyMismatchError, StackLockedError, Started, TimeLimitError
 from stacks.processes import await_exit
+from stacks.program_server import serve_program
 
 if TYPE_CHECKING:
     from stacks.setup import Cli
@@ -36,20 +32,6 @@ _NOTE_AND_RUN: Final = (
     'read -r stat 2>/dev/null </proc/self/stat; printf "%s %s\\n" "$$" "$stat" >"$0" || exit 70; exec "$@"'
 )
 _first_use: list[int] = []
-
-
-class _ProgramServer(LanguageServer):
-    """Serves an inline program; when the engine goes away in the middle of it, the program is cancelled.
-
-    The base class stops the event loop instead, and leaves coroutines behind that are destroyed while they are pending.
-    """
-
-    def _exception_handler(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if isinstance(context.get("exception"), grpc.RpcError):
-            for task in asyncio.all_tasks(loop):
-                task.cancel()
-        else:
-            loop.default_exception_handler(context)
 
 
 @dataclass(frozen=True)
@@ -90,16 +72,9 @@ class Operation:
         _write(self.project / "Pulumi.yaml", yaml.safe_dump(project))
         _write(self.project / f"Pulumi.{stack.stack}.yaml", yaml.safe_dump(settings))
 
-    @contextmanager
-    def serving(self, program: Callable[[], None]) -> Iterator[str]:
-        """Serve an inline program on a socket that this user alone can reach; yields its address."""
-        socket = self.folder / "program.sock"
-        with _server() as server:
-            language_pb2_grpc.add_LanguageRuntimeServicer_to_server(_ProgramServer(program), server)
-            server.add_insecure_port(f"unix:{socket}")
-            server.start()
-            socket.chmod(0o600)
-            yield f"unix:{socket}"
+    def serving(self, program: Callable[[], None]) -> AbstractContextManager[str]:
+        """Serve an inline program while this operation runs; yields its address."""
+        return serve_program(program, self.folder / "program.sock")
 
     def run(
         self, arguments: Sequence[str], providers: Sequence[AttachedProvider] = (), timeout: timedelta | None = None
@@ -206,16 +181,6 @@ def refuse_fork() -> None:
             "fork: launch from the parent, or start processes with the method 'spawn'"
         )
         raise ForkedError(message)
-
-
-@contextmanager
-def _server() -> Iterator[grpc.Server]:
-    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="run-launcher") as threads:
-        server = grpc.server(threads)
-        try:
-            yield server
-        finally:
-            server.stop(None).wait()
 
 
 def _write(path: Path, text: str) -> None:

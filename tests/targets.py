@@ -66,7 +66,11 @@ class ProcessRow:
         os.kill(int(str(handle.coordinates["pid"])), signal.SIGKILL)
 
     def executions(self, run_id: str) -> int:
-        shims = [each for each in psutil.process_iter() if _command(each)[:1] == [str(_shim())] and _command(each)[1:] == [str(self._folder(run_id))]]
+        shims = [
+            each
+            for each in psutil.process_iter()
+            if _command(each)[:1] == [str(_shim())] and _command(each)[1:] == [str(self._folder(run_id))]
+        ]
         return len(shims)
 
     def seen_elsewhere(self, handle: WorkerHandle) -> WorkerStatus | None:

@@ -38,7 +38,20 @@ from stacks.errors import (
 from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
 
 PATIENCE: Final = timedelta(seconds=60)
-ODD_WORDS: Final = ("two words", "it's", 'say "hi"', "$HOME", "$(HOME)", "$$", "line\nbreak", "é", "", "--flag", "*", "\\")
+ODD_WORDS: Final = (
+    "two words",
+    "it's",
+    'say "hi"',
+    "$HOME",
+    "$(HOME)",
+    "$$",
+    "line\nbreak",
+    "é",
+    "",
+    "--flag",
+    "*",
+    "\\",
+)
 _LAUNCH: Final = """
 import sys
 from launchers import Run, load_launcher
@@ -209,7 +222,9 @@ class LauncherContract:
 
     def test_the_grandchildren_of_a_worker_die_with_it(self, row: TargetRow, launcher: RunLauncher[Any]) -> None:
         ready = row.shared / "ready"
-        script = '(sleep 601 &) ; setsid sleep 602 & (setsid env -i "$(command -v setsid)" "$(command -v sleep)" 603 &); '
+        script = (
+            '(sleep 601 &) ; setsid sleep 602 & (setsid env -i "$(command -v setsid)" "$(command -v sleep)" 603 &); '
+        )
         handle = launcher.launch(row.run(script + 'touch "$1"; sleep 604', str(ready))).handle
         assert eventually(ready.exists)
 
@@ -387,7 +402,10 @@ class LauncherContract:
     def test_command_and_environment_arrive_verbatim(self, row: TargetRow, launcher: RunLauncher[Any]) -> None:
         words, env = row.shared / "words", row.shared / "env"
         values = {f"ODD_{index}": word for index, word in enumerate(ODD_WORDS)}
-        script = 'out=$1; env_out=$2; shift 2; for word; do printf "%s\\0" "$word"; done >"$out"; cat /proc/self/environ >"$env_out"'
+        script = (
+            'out=$1; env_out=$2; shift 2; for word; do printf "%s\\0" "$word"; done >"$out"; '
+            'cat /proc/self/environ >"$env_out"'
+        )
         handle = launcher.launch(row.run(script, str(words), str(env), *ODD_WORDS, env=values)).handle
 
         assert launcher.wait(handle, timeout=PATIENCE).exit_code == 0

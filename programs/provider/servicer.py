@@ -67,7 +67,9 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
 
     def Handshake(self, request: object, context: object) -> object:
         """Agree with the engine: plain values only, and previews are understood."""
-        return provider_pb2.ProviderHandshakeResponse(accept_secrets=False, accept_outputs=False, accept_resources=False)
+        return provider_pb2.ProviderHandshakeResponse(
+            accept_secrets=False, accept_outputs=False, accept_resources=False
+        )
 
     def Attach(self, request: object, context: object) -> empty_pb2.Empty:
         """Accept an engine that was told to attach."""
