@@ -111,16 +111,17 @@ class Stay:
             self._shown = shown
 
     def _terminate(self) -> int:
+        left = "running"
         try:
             say(f"terminating run {self._run_id}; Ctrl-C again leaves it to end by itself")
             self._launcher.terminate(self._run_id, wait=False)
+            left = "to end by itself"
             self._show()  # what it prints while it ends
-            ended = self._launcher.terminate(self._run_id)
-            say(told(ended))
+            say(told(self._launcher.terminate(self._run_id)))
             if self._wanted.remove:
                 self._launcher.discard(self._launcher.record(self._run_id))
         except KeyboardInterrupt:
-            say(f"left run {self._run_id} to end by itself")
+            say(f"left run {self._run_id} {left}")
             say(f"  run-launcher terminate {self._run_id}   removes what is left of it")
         return INTERRUPTED
 
@@ -150,8 +151,9 @@ def _tell(launcher: RunLauncher[Any], launched: Launched, wanted: Wanted) -> Non
     run_id = launched.handle.run_id
     if not launched.created:
         say(f"run {run_id} was launched before and is {launched.state}; nothing was started")
-    if wanted.follow:
+    elif wanted.follow:
         say(f"run {run_id} launched as a {describe(launched.handle)}; Ctrl-C terminates it")
+    if wanted.follow:
         return
     record = launcher.record(run_id)
     data = {**run_data(record, launched.status), "created": launched.created}

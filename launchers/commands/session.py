@@ -64,7 +64,8 @@ class Session:
         if self.verbose:
             say("".join(traceback.format_exception(error)).rstrip())
         hint = "" if self.verbose else " (-v shows where)"
-        say(f"run-launcher: {type(error).__name__}: {error or 'no message'}{hint}")
+        first = next(iter(str(error).splitlines()), "no message")
+        say(f"run-launcher: {type(error).__name__}: {first}{hint}")
         return 1
 
 
