@@ -21,10 +21,13 @@ def make_workspace(config: Config | None = None, progress: Callable[[str], None]
     """The backend and engine of a configuration, by default the one that holds here; makes nothing on disk."""
     config = config or load_config()
     backend = Backend.at(config.home, config.backend_url, config.backend.passphrase_file)
-    limits = {"launch_timeout": config.launch.timeout, "engine_timeout": config.engine.timeout}
-    if progress is None:
-        return Workspace(backend, config.engine.cli, **limits)
-    return Workspace(backend, config.engine.cli, **limits, progress=progress)
+    return Workspace(
+        backend,
+        cli=config.engine.cli,
+        launch_timeout=config.launch.timeout,
+        engine_timeout=config.engine.timeout,
+        progress=progress or _silent,
+    )
 
 
 def load_launcher(
@@ -65,3 +68,7 @@ def launcher_for(
 def _launcher(workspace: Workspace, template: LauncherTemplate, name: str) -> RunLauncher[Any]:
     launcher: RunLauncher[Any] = launcher_class(template.target)(workspace, template, name)
     return launcher
+
+
+def _silent(_: str) -> None:
+    """Progress that nobody asked for."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Generic, Protocol, TypeVar, runtime_checkable
 
 from launchers.values import Explanation, Found, Launched, Terminated
 from launchers.workspace import Workspace
 from programs.args import Context, LauncherTemplate, ProgramArgs, Run, fingerprints
-from stacks.engine import Adoption, AttachedProvider, Change, StackName, stack_name
-from stacks.errors import RunNotFoundError, TimeLimitError, UsageError
+from stacks.engine import Adoption, AttachedProvider, Change, stack_name
+from stacks.errors import RunNotFoundError, TimeLimitError
 from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
-from stacks.records import Phase, Record
+from stacks.records import Record
 
 if TYPE_CHECKING:
     from stacks.engine import Deployment
@@ -126,13 +126,11 @@ class RunLauncher(ABC, Generic[T]):
 
         return adopt(self, self.record(run_id))
 
-    def terminate(
-        self, run: WorkerHandle | str, *, wait: bool = True, timeout: timedelta | None = None
-    ) -> Terminated:
+    def terminate(self, run: WorkerHandle | str, *, wait: bool = True, timeout: timedelta | None = None) -> Terminated:
         """End the run's worker gracefully, then by force, and remove everything that the run made.
 
         Repeatable. With `wait=False` the end is begun within 2 s, and finished by the next terminate or reconcile.
-        Raises WrongPlaceError (the wish is recorded) for a worker that lives elsewhere, RunNotFoundError for a stranger.
+        Raises WrongPlaceError for a worker that lives elsewhere (the wish is recorded), and RunNotFoundError.
         """
         from launchers.life import Termination  # noqa: PLC0415
 

@@ -2,20 +2,19 @@
 
 Races, listed once:
 - two launches of one id: the claim lets one in; the other finds the record and returns the same handle.
-- terminate during a launch: the wish is a file of its own, so it is never lost; the launch reads it last, under its claim.
+- terminate during a launch: the wish is a file of its own, so it is never lost; the launch reads it last.
 - death anywhere: the record says `wanted` before anything is made and `launched` after, so the next command knows.
 """
 
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from launchers.values import Found, Launched, Terminated
 from programs.args import HANDLE_OUTPUT, ProgramArgs, Run, fingerprints
-from stacks.engine import StackName, stack_name
+from stacks.engine import stack_name
 from stacks.errors import (
     EngineError,
     LaunchConflictError,
@@ -82,7 +81,8 @@ class Launch:
             raise LaunchConflictError(self._differs(record), started=Started.YES)
         over = record.removed is not None and record.removed.terminated
         if record.phase is not Phase.FAILED and (over or self._workspace.records.wish(record.stack) is not None):
-            message = f"run {record.run_id} was terminated: launch it again as attempt {record.attempt + 1}, or under another id"
+            again = f"launch it again as attempt {record.attempt + 1}, or under another id"
+            message = f"run {record.run_id} was terminated: {again}"
             raise LaunchConflictError(message, started=Started.UNKNOWN)
         if record.handle is not None:
             return Launched(record.handle, created=False, status=self._launcher.status(record.run_id))
@@ -174,7 +174,9 @@ class Launch:
             raise RunCancelledError(message, started=Started.YES)
         if time.monotonic() > self._deadline:
             end(self._launcher, record, claim, terminated=True)
-            message = f"run {record.run_id} was not launched within {self._timeout.total_seconds():g} s; its worker is gone"
+            message = (
+                f"run {record.run_id} was not launched within {self._timeout.total_seconds():g} s; its worker is gone"
+            )
             raise TimeLimitError(message, started=Started.YES)
 
     def _undo(self, record: Record, claim: Claim, error: BaseException) -> None:
@@ -195,9 +197,13 @@ class Launch:
 
     def _in_words(self, record: Record, error: BaseException, wished: bool) -> BaseException:  # noqa: FBT001
         if wished and isinstance(error, EngineError):
-            return RunCancelledError(f"run {record.run_id} was terminated while it was launched", started=Started.UNKNOWN)
+            return RunCancelledError(
+                f"run {record.run_id} was terminated while it was launched", started=Started.UNKNOWN
+            )
         if isinstance(error, TimeLimitError):
-            message = f"run {record.run_id} was not launched within {self._timeout.total_seconds():g} s; nothing was left"
+            message = (
+                f"run {record.run_id} was not launched within {self._timeout.total_seconds():g} s; nothing was left"
+            )
             return TimeLimitError(message, details=error.details)
         if isinstance(error, EngineError) and not isinstance(error, StackLockedError):
             account = self._launcher.failure(error.details)
@@ -269,10 +275,8 @@ class Termination:
             self._workspace.records.grant(record.stack)
             return _told(record, self._launcher.status(record.run_id), objects=record.removed.objects)
         ended = end(self._launcher, record, claim, terminated=terminated)
-        removed = ended.removed
-        assert removed is not None
         status = ended.ended or WorkerStatus(state=WorkerState.NOT_FOUND)
-        return Terminated(ended.run_id, ended.attempt, status, removed.objects, removed.left)
+        return _told(ended, status, objects=ended.removed.objects if ended.removed else 0)
 
 
 def enter(
@@ -319,7 +323,9 @@ def end(launcher: RunLauncher[Any], record: Record, claim: Claim, *, terminated:
     if left:
         message = f"{left} objects of run {record.run_id} do not end; terminate it again"
         raise EngineError(message, started=Started.YES)
-    removed = Removal(at=datetime.now(UTC), objects=objects, left=left, terminated=terminated and not before.state.ended)
+    removed = Removal(
+        at=datetime.now(UTC), objects=objects, left=left, terminated=terminated and not before.state.ended
+    )
     record = record.changed(phase=Phase.REMOVED, ended=ended, removed=removed)
     launcher.workspace.records.write(record)
     launcher.workspace.records.grant(record.stack)

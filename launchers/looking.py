@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from launchers.life import record_of
 from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
 from stacks.processes import ProcessIdentity
-from stacks.records import Phase, Record
+from stacks.records import Phase, Record, Removal
 
 if TYPE_CHECKING:
     from launchers.launcher import RunLauncher
@@ -50,7 +50,7 @@ def _status(
     if attempt != record.attempt:
         return _earlier(record, attempt)
     if record.removed is not None:
-        return _removed(record)
+        return _removed(record, record.removed)
     if record.place != place:
         return _elsewhere(record.place, place)
     there = found.get((record.run_id, record.attempt))
@@ -69,12 +69,11 @@ def _earlier(record: Record, attempt: int) -> WorkerStatus:
     return WorkerStatus(state=WorkerState.NOT_FOUND, message=f"the run is at attempt {record.attempt}")
 
 
-def _removed(record: Record) -> WorkerStatus:
-    assert record.removed is not None
+def _removed(record: Record, removal: Removal) -> WorkerStatus:
     ended = record.ended or WorkerStatus(state=WorkerState.NOT_FOUND)
-    word = "object" if record.removed.objects == 1 else "objects"
-    removed = f"removed at {record.removed.at:%Y-%m-%d %H:%M:%S} ({record.removed.objects} {word}, {record.removed.left} left)"
-    return ended.model_copy(update={"message": f"{ended.message}; {removed}" if ended.message else removed})
+    word = "object" if removal.objects == 1 else "objects"
+    text = f"removed at {removal.at:%Y-%m-%d %H:%M:%S} ({removal.objects} {word}, {removal.left} left)"
+    return ended.model_copy(update={"message": f"{ended.message}; {text}" if ended.message else text})
 
 
 def _without_worker(launcher: RunLauncher[Any], record: Record) -> WorkerStatus:

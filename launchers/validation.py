@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections import defaultdict
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ def _text(refusal: _Refusal, source: Source) -> str:
         return "has no value: give it one, or leave the key out"
     if error["type"] == "string_type" and written is not None:
         return f"must be text: put {shortened(written)} in quotes"
-    own = error["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
+    own = re.sub(r"^\w+ should", "must", error["msg"].removeprefix("Value error, "))
     return _TEXTS.get(error["type"], own)
 
 

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from stacks.engine import Engine
 
 
-def _silent(_: str) -> None:
-    """Progress that nobody asked for."""
-
-
 @dataclass(frozen=True)
 class Workspace:
     """One backend and one engine, for any number of launchers and threads.
@@ -30,11 +26,11 @@ class Workspace:
     """
 
     backend: Backend
+    progress: Callable[[str], None] = field(compare=False)
     cli: Path | None = None
     launch_timeout: timedelta = timedelta(seconds=60)
     engine_timeout: timedelta = timedelta(minutes=5)
     owner: str = ""
-    progress: Callable[[str], None] = field(default=_silent, compare=False)
 
     @cached_property
     def records(self) -> Records:

@@ -114,7 +114,7 @@ def _decoded(content: bytes | str) -> str:
     else:
         size = len(content)
         try:
-            text = content[: MAX_BYTES + 1].decode("utf-8-sig")
+            text = content[: MAX_BYTES + 1].decode()
         except UnicodeDecodeError as error:
             if size <= MAX_BYTES:
                 line = content.count(b"\n", 0, error.start) + 1

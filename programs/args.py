@@ -134,7 +134,11 @@ class Run(BaseModel, frozen=True, extra="forbid"):
 
     @classmethod
     def new(
-        cls, command: tuple[str, ...] | list[str], *, env: dict[str, str] | None = None, tags: dict[str, str] | None = None
+        cls,
+        command: tuple[str, ...] | list[str],
+        *,
+        env: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
     ) -> Run:
         """A run with a readable id of its own: the command's name and eight random characters."""
         words = [word for word in command if not word.startswith("-")]
@@ -175,7 +179,8 @@ class Context(BaseModel, frozen=True):
     """What a program must know beyond template and run; values only, so that the same run works from any folder.
 
     `folder` is the run's own folder on this host, for targets that keep files, and `archive` the file that its output
-    is moved to when the worker is removed; `cwd` is the caller's working folder; `shared` holds the outputs of the shared stacks that the template needs.
+    is moved to when the worker is removed; `cwd` is the caller's working folder; `shared` holds the outputs of the
+    shared stacks that the template needs.
     """
 
     backend: str
@@ -202,7 +207,7 @@ class ProgramArgs(BaseModel, Generic[T], frozen=True):
     context: Context
 
     def to_config(self) -> tuple[str, dict[str, str]]:
-        """The two config values: the arguments without a secret value, and the run's environment for a secret map."""
+        """The arguments without a secret value, as one JSON string, and the run's environment, for a secret map."""
         plain = self.model_dump(mode="json", exclude={"run": {"env"}})
         return json.dumps(plain, sort_keys=True), dict(self.run.env)
 

@@ -45,9 +45,7 @@ class Backend:
     @cached_property
     def root(self) -> Path:
         """The folder that the URL leads to."""
-        path = local_path(self.url)
-        assert path is not None
-        return path
+        return local_path(self.url) or self.home / "state"
 
     @cached_property
     def store(self) -> LocalStore:
@@ -131,8 +129,8 @@ class Backend:
         key = self.passphrase_file or self.home / "keys" / f"{data['id']}.passphrase"
         if not key.exists():
             message = (
-                f"the key of the backend {self.url} is not at {key}: copy it there from the host that made the backend, "
-                "or name it as backend.passphrase_file in run-launcher.yaml"
+                f"the key of the backend {self.url} is not at {key}: copy it there from the host that made the "
+                "backend, or name it as backend.passphrase_file in run-launcher.yaml"
             )
             raise KeyMismatchError(message)
         if not hmac.compare_digest(_canary(_read_key(key), str(data["id"])), str(data["canary"])):

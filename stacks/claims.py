@@ -77,6 +77,11 @@ class OwnerLease:
                     self._idle.set()
                     self.store.delete(self._path)
 
+    def bury(self, owner: str) -> None:
+        """Remove the lease of an owner that is proven dead."""
+        if owner and owner != self.owner:
+            self.store.delete(f"leases/{owner}.json")
+
     @property
     def _path(self) -> str:
         return f"leases/{self.owner}.json"
@@ -85,7 +90,12 @@ class OwnerLease:
         write_json(
             self.store,
             self._path,
-            {"v": 1, "owner": self.owner, **ProcessIdentity.own().to_dict(), "renewed_at": datetime.now(UTC).isoformat()},
+            {
+                "v": 1,
+                "owner": self.owner,
+                **ProcessIdentity.own().to_dict(),
+                "renewed_at": datetime.now(UTC).isoformat(),
+            },
         )
 
     def _keep(self, idle: threading.Event) -> None:
@@ -123,6 +133,8 @@ class Claims:
             claim = Claim(stack, path, left)
             with suppress(FileNotFoundError):
                 claim.left_note = claim.note.read_text(encoding="utf-8")
+            if left is not None:  # its holder died, or it would have removed the file
+                self._lease.bury(str(left.get("owner", "")))
             with self._lease() as owner:
                 who = {**ProcessIdentity.own().to_dict(), "owner": owner, "what": what}
                 os.ftruncate(fd, 0)

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
@@ -20,7 +21,7 @@ from stacks.claims import Claim, lease_expired
 from stacks.engine import Adoption, AttachedProvider, Change, Deployment, StackName
 from stacks.errors import EngineError, RunLauncherError, StackLockedError
 from stacks.operation import Operation, operation, refuse_fork
-from stacks.processes import ProcessIdentity, start_of
+from stacks.processes import ProcessIdentity, start_in, start_of
 from stacks.state import StateFiles, adopted
 
 if TYPE_CHECKING:
@@ -63,7 +64,10 @@ class CliEngine:
         """See Engine. Works on a copy of the state, so that it needs no lock and leaves no trace."""
         stack = deployment.stack
         folder = self._backend.scratch(StackName(stack.project, f"{stack.stack} preview {os.getpid()}"))
-        with operation(self._cli(), folder, self._environment(folder / "state")) as work, _caught(deployment.program) as program:
+        with (
+            operation(self._cli(), folder, self._environment(folder / "state")) as work,
+            _caught(deployment.program) as program,
+        ):
             copy = folder / "state" / ".pulumi" / "stacks" / stack.project / f"{stack.stack}.json"
             copy.parent.mkdir(parents=True)
             there = self._backend.root / ".pulumi" / "stacks" / stack.project / f"{stack.stack}.json"
@@ -90,7 +94,15 @@ class CliEngine:
         count = len(self._state.resources(stack))
         if count:
             with self._operation(stack, claim) as work:
-                arguments = ["destroy", "-s", stack.full, "--skip-preview", "--yes", "--suppress-progress", "--suppress-outputs"]
+                arguments = [
+                    "destroy",
+                    "-s",
+                    stack.full,
+                    "--skip-preview",
+                    "--yes",
+                    "--suppress-progress",
+                    "--suppress-outputs",
+                ]
                 work.run(arguments, providers, timeout)
         return count
 
@@ -99,9 +111,7 @@ class CliEngine:
         self.unlock(stack, claim)
         self._state.remove(stack)
 
-    def adopt(
-        self, deployment: Deployment, adoption: Adoption, claim: Claim, timeout: timedelta | None = None
-    ) -> None:
+    def adopt(self, deployment: Deployment, adoption: Adoption, claim: Claim, timeout: timedelta | None = None) -> None:
         """See Engine."""
         stack = deployment.stack
         if self._backend.salt() is None or self._state.deployment(stack) in (None, {}):
@@ -110,7 +120,15 @@ class CliEngine:
         merged = adopted(stack, adoption, latest.get("secrets_providers") or {})
         self._state.write(stack, {**merged, "manifest": latest["manifest"]})
         with self._operation(stack, claim) as work:
-            arguments = ["refresh", "-s", stack.full, "--skip-preview", "--yes", "--suppress-progress", "--suppress-outputs"]
+            arguments = [
+                "refresh",
+                "-s",
+                stack.full,
+                "--skip-preview",
+                "--yes",
+                "--suppress-progress",
+                "--suppress-outputs",
+            ]
             work.run(arguments, deployment.providers, timeout)
 
     def forget_pending(self, stack: StackName, claim: Claim) -> list[str]:  # noqa: ARG002 - the claim is the licence
@@ -143,11 +161,13 @@ class CliEngine:
         self._settle(claim)
         broken = []
         for path, lock in self._state.locks(stack).items():
-            words = f"{lock.get('username')}@{lock.get('hostname')} (pid {lock.get('pid')}) since {lock.get('timestamp')}"
+            words = (
+                f"{lock.get('username')}@{lock.get('hostname')} (pid {lock.get('pid')}) since {lock.get('timestamp')}"
+            )
             if not force and not self._dead(lock, claim):
                 message = (
-                    f"another Pulumi command works on this run, or died while it did: {words}. Wait for it, or, if it is "
-                    f"gone for certain, break its lock with: pulumi cancel {stack.full}"
+                    f"another Pulumi command works on this run, or died while it did: {words}. Wait for it, or, if "
+                    f"it is gone for certain, break its lock with: pulumi cancel {stack.full}"
                 )
                 raise StackLockedError(message)
             self._state.unlock(path)
@@ -169,9 +189,9 @@ class CliEngine:
         noted = _noted(claim)
         if noted is None or not noted.alive():
             return
-        for end in (lambda: None, lambda: os.kill(noted.pid, signal.SIGTERM), lambda: os.kill(noted.pid, signal.SIGKILL)):
+        for number in (0, signal.SIGTERM, signal.SIGKILL):  # first it may end by itself
             with suppress(ProcessLookupError):
-                end()
+                os.kill(noted.pid, number)
             if noted.await_end(_LEFT_ALONE):
                 return
 
@@ -208,8 +228,7 @@ def _noted(claim: Claim) -> ProcessIdentity | None:
     pid = (claim.left_note or "").split(" ", 1)[0]
     if not pid.isdigit() or claim.left is None:
         return None
-    fields = words[2].split()
-    start = int(fields[19]) if len(fields) > 19 else start_of(int(pid))
+    start = start_in(words[2]) or start_of(int(pid))
     return ProcessIdentity(str(claim.left["host"]), str(claim.left["place"]), int(pid), start or 0)
 
 

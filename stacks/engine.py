@@ -142,9 +142,7 @@ class Engine(Protocol):
     def remove(self, stack: StackName, claim: Claim) -> None:
         """Forget the stack with its history and backups; resources that it still holds are not touched."""
 
-    def adopt(
-        self, deployment: Deployment, adoption: Adoption, claim: Claim, timeout: timedelta | None = None
-    ) -> None:
+    def adopt(self, deployment: Deployment, adoption: Adoption, claim: Claim, timeout: timedelta | None = None) -> None:
         """Write the stack, its default provider and the resource into the state, then refresh.
 
         After it a preview of the same program is unchanged, and a plain destroy ends the resource.

@@ -12,13 +12,14 @@ from pydantic import BaseModel, Field, JsonValue, ValidationError
 from stacks.errors import UsageError
 
 HANDLE_VERSION: Final = 1
+_SHOWN: Final = 40  # characters of a wrong id that a message repeats
 RUN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 def check_run_id(run_id: str) -> str:
     """Return the id; raise UsageError for one that no backend could hold."""
     if not RUN_ID.fullmatch(run_id) or not run_id.strip("."):
-        shown = run_id if len(run_id) <= 40 else f"{run_id[:40]}…"
+        shown = run_id if len(run_id) <= _SHOWN else f"{run_id[:_SHOWN]}…"
         message = f"{shown!r} is no run id: it takes 1 to 100 of the characters A-Z a-z 0-9 . _ -, and not only dots"
         raise UsageError(message)
     return run_id
@@ -88,6 +89,6 @@ class WorkerHandle(BaseModel, frozen=True):
             message = f"this is no worker handle: {where}: {problem['msg']}"
             raise UsageError(message) from error
         if handle.v > HANDLE_VERSION:
-            message = f"this handle is of version {handle.v}; this release reads up to {HANDLE_VERSION}: upgrade run-launcher here"
+            message = f"this handle is of version {handle.v}, and this release reads up to {HANDLE_VERSION}: upgrade it"
             raise UsageError(message)
         return handle

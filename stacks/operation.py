@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import yaml
-from pulumi.automation._server import LanguageServer
+from pulumi.automation._server import LanguageServer  # what serves inline programs; it has no public name
 from pulumi.runtime.proto import language_pb2_grpc
 
 from stacks.engine import AttachedProvider, StackName
-from stacks.processes import await_exit
 from stacks.errors import EngineError, ForkedError, KeyMismatchError, StackLockedError, Started, TimeLimitError
+from stacks.processes import await_exit
 
 if TYPE_CHECKING:
     from stacks.setup import Cli
@@ -33,8 +32,24 @@ if TYPE_CHECKING:
 _PATIENCE: Final = 10.0  # seconds that a cancelled process gets to write its state
 _ALLOW: Final = threading.BoundedSemaphore(max(4, 2 * (os.cpu_count() or 1)))
 """At most so many processes of the command line at once: each takes 100 MB and half a second of CPU."""
-_NOTE_AND_RUN: Final = 'read -r stat 2>/dev/null </proc/self/stat; printf "%s %s\\n" "$$" "$stat" >"$0" || exit 70; exec "$@"'
+_NOTE_AND_RUN: Final = (
+    'read -r stat 2>/dev/null </proc/self/stat; printf "%s %s\\n" "$$" "$stat" >"$0" || exit 70; exec "$@"'
+)
 _first_use: list[int] = []
+
+
+class _ProgramServer(LanguageServer):
+    """Serves an inline program; when the engine goes away in the middle of it, the program is cancelled.
+
+    The base class stops the event loop instead, and leaves coroutines behind that are destroyed while they are pending.
+    """
+
+    def _exception_handler(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if isinstance(context.get("exception"), grpc.RpcError):
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+        else:
+            loop.default_exception_handler(context)
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ class Operation:
         """Serve an inline program on a socket that this user alone can reach; yields its address."""
         socket = self.folder / "program.sock"
         with _server() as server:
-            language_pb2_grpc.add_LanguageRuntimeServicer_to_server(LanguageServer(program), server)
+            language_pb2_grpc.add_LanguageRuntimeServicer_to_server(_ProgramServer(program), server)
             server.add_insecure_port(f"unix:{socket}")
             server.start()
             socket.chmod(0o600)
@@ -91,7 +106,7 @@ class Operation:
     ) -> Report:
         """Run the process to its end and return its report; raises EngineError or one of its children.
 
-        Past the time limit, and when this thread is interrupted, the process is cancelled, and killed if it will not end.
+        Past the time limit, and when this thread is interrupted, the process is cancelled, then killed.
         """
         with ExitStack() as attached:
             serving = {each.package: attached.enter_context(each.serve()) for each in providers}
@@ -99,7 +114,15 @@ class Operation:
             if serving:
                 ports = ",".join(f"{package}:{server.port}" for package, server in serving.items())
                 environment["PULUMI_DEBUG_PROVIDERS"] = ports
-            command = ["/bin/sh", "-c", _NOTE_AND_RUN, str(self.note), str(self.cli.path), "--non-interactive", *arguments]
+            command = [
+                "/bin/sh",
+                "-c",
+                _NOTE_AND_RUN,
+                str(self.note),
+                str(self.cli.path),
+                "--non-interactive",
+                *arguments,
+            ]
             events = self.folder / "events"
             command += ["--event-log", str(events), "--color", "never"]
             with _ALLOW, (self.folder / "output").open("w+b") as output:

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psutil
+
+_START_FIELD: Final = 19  # of the fields after the name: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,18 @@ def here() -> str:
     return f"{boot}/{namespace}"
 
 
+def start_in(stat: str) -> int | None:
+    """The start time in what follows the name in a line of /proc/PID/stat; None for any other text."""
+    fields = stat.split()
+    return int(fields[_START_FIELD]) if len(fields) > _START_FIELD else None
+
+
 def start_of(pid: int) -> int | None:
     """When a process started; None for one that is gone or a zombie."""
     if sys.platform == "linux":
         with suppress(OSError):
-            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-            return None if fields[0] in "ZX" else int(fields[19])
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+            return None if fields.split()[0] in "ZX" else start_in(fields)
         return None
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)

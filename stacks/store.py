@@ -73,7 +73,7 @@ class LocalStore:
     def names(self, path: str) -> list[str]:
         """See Store."""
         with suppress(FileNotFoundError, NotADirectoryError):
-            return sorted(name for name in os.listdir(self.root / path) if not name.endswith(".part"))
+            return sorted(each.name for each in (self.root / path).iterdir() if not each.name.endswith(".part"))
         return []
 
     def _part(self, path: str, content: bytes) -> Path:

@@ -26,7 +26,8 @@ class FileReference(BaseModel, frozen=True, extra="forbid"):
 class Limits(BaseModel, frozen=True, extra="forbid"):
     """What one process of the worker may use; refused where the platform cannot enforce it.
 
-    memory: bytes of address space (RLIMIT_AS); cpu_time: CPU time (RLIMIT_CPU); open_files: descriptors (RLIMIT_NOFILE).
+    memory: bytes of address space (RLIMIT_AS); cpu_time: CPU time in whole seconds (RLIMIT_CPU);
+    open_files: descriptors (RLIMIT_NOFILE).
     """
 
     memory: Size | None = None

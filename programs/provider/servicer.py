@@ -17,8 +17,8 @@ from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 
 from programs.provider import worker
 from programs.provider.folder import ForeignFolderError, RunFolder, WorkerRecord
-from stacks.handle import check_run_id
 from stacks.errors import UsageError
+from stacks.handle import check_run_id
 
 PACKAGE: Final = "runworker"
 VERSION: Final = "0.1.0"
@@ -54,38 +54,42 @@ _SCHEMA: Final = {
 }
 
 
-class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):  # type: ignore[misc]
+class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
     """Serves the plugin protocol; stateless, so that any process can serve any resource."""
 
-    def GetPluginInfo(self, request: object, context: object) -> object:  # noqa: ARG002, N802 - gRPC's signature
+    def GetPluginInfo(self, request: object, context: object) -> object:
         """Tell the version."""
         return plugin_pb2.PluginInfo(version=VERSION)
 
-    def GetSchema(self, request: object, context: object) -> object:  # noqa: ARG002, N802
+    def GetSchema(self, request: object, context: object) -> object:
         """Tell the schema."""
         return provider_pb2.GetSchemaResponse(schema=json.dumps(_SCHEMA))
 
-    def Attach(self, request: object, context: object) -> object:  # noqa: ARG002, N802
+    def Handshake(self, request: object, context: object) -> object:
+        """Agree with the engine: plain values only, and previews are understood."""
+        return provider_pb2.ProviderHandshakeResponse(accept_secrets=False, accept_outputs=False, accept_resources=False)
+
+    def Attach(self, request: object, context: object) -> empty_pb2.Empty:
         """Accept an engine that was told to attach."""
         return empty_pb2.Empty()
 
-    def Cancel(self, request: object, context: object) -> object:  # noqa: ARG002, N802
+    def Cancel(self, request: object, context: object) -> empty_pb2.Empty:
         """Nothing to cancel: a create takes milliseconds, and a delete is bounded by its grace."""
         return empty_pb2.Empty()
 
-    def CheckConfig(self, request: Any, context: object) -> object:  # noqa: ARG002, N802
+    def CheckConfig(self, request: provider_pb2.CheckRequest, context: object) -> object:
         """Accept the provider's configuration, which holds nothing but a version."""
         return provider_pb2.CheckResponse(inputs=request.news)
 
-    def DiffConfig(self, request: object, context: object) -> object:  # noqa: ARG002, N802
+    def DiffConfig(self, request: object, context: object) -> object:
         """See no difference between configurations."""
         return provider_pb2.DiffResponse(changes=provider_pb2.DiffResponse.DIFF_NONE)
 
-    def Configure(self, request: object, context: object) -> object:  # noqa: ARG002, N802
+    def Configure(self, request: object, context: object) -> object:
         """Ask for plain values: nothing secret ever reaches this provider."""
         return provider_pb2.ConfigureResponse(acceptSecrets=False, supportsPreview=True, acceptOutputs=False)
 
-    def Check(self, request: Any, context: object) -> object:  # noqa: ARG002, N802
+    def Check(self, request: provider_pb2.CheckRequest, context: object) -> object:
         """Find wrong inputs before anything is done."""
         inputs = _plain(request.news)
         failures = [
@@ -93,7 +97,7 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):  # type: ig
         ]
         return provider_pb2.CheckResponse(inputs=request.news, failures=failures)
 
-    def Diff(self, request: Any, context: grpc.ServicerContext) -> object:  # noqa: N802
+    def Diff(self, request: provider_pb2.DiffRequest, context: grpc.ServicerContext) -> object:
         """See no difference, or refuse: a worker is never changed, nor replaced by another one."""
         old, new = _plain(request.old_inputs) or _plain(request.olds), _plain(request.news)
         changed = sorted(name for name in new if new[name] != old.get(name))
@@ -105,7 +109,7 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):  # type: ig
             )
         return provider_pb2.DiffResponse(changes=provider_pb2.DiffResponse.DIFF_NONE)
 
-    def Create(self, request: Any, context: grpc.ServicerContext) -> object:  # noqa: N802
+    def Create(self, request: provider_pb2.CreateRequest, context: grpc.ServicerContext) -> object:
         """Start the worker that was handed over, or take over the one that is there already."""
         inputs = _plain(request.properties)
         if request.preview:
@@ -121,7 +125,7 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):  # type: ig
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{START_FAILED} {error.stage} {error.errno}: {error}")
         return provider_pb2.CreateResponse(id=folder.path.name, properties=_struct({**inputs, **_identity(record)}))
 
-    def Read(self, request: Any, context: grpc.ServicerContext) -> object:  # noqa: ARG002, N802
+    def Read(self, request: provider_pb2.ReadRequest, context: grpc.ServicerContext) -> object:
         """Tell whether the worker is there; an ended one is, until it is deleted."""
         state = _plain(request.properties)
         record = RunFolder(Path(state["folder"])).worker() if "folder" in state else None
@@ -131,7 +135,7 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):  # type: ig
             id=request.id, properties=_struct({**state, **_identity(record)}), inputs=request.inputs
         )
 
-    def Delete(self, request: Any, context: grpc.ServicerContext) -> object:  # noqa: N802
+    def Delete(self, request: provider_pb2.DeleteRequest, context: grpc.ServicerContext) -> empty_pb2.Empty:
         """End the worker with all that it started, keep its output in the archive, and remove its folder."""
         state = _plain(request.properties)
         if not worker.remove(Path(state["folder"]), Path(state["archive"]) if state.get("archive") else None):

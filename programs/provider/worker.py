@@ -96,18 +96,16 @@ def start(folder: RunFolder) -> WorkerRecord:
     if there is not None and (answer[:1] == ["started"] or taken_elsewhere):
         return there
     if answer[:1] == ["taken"]:
-        raise StartError("closed", errno.ECANCELED)
+        stage = "closed"  # a termination came first
+        raise StartError(stage, errno.ECANCELED)
     stage, number = (" ".join(answer[1:-1]), int(answer[-1])) if answer[:1] == ["error"] else ("shim", errno.ECHILD)
     raise StartError(stage, number)
 
 
 def _run_shim(path: Path) -> list[str]:
     """Run the shim and return the words of its report; empty if it died without one."""
-    with subprocess.Popen(
-        [str(SHIM), str(path)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as child:
-        assert child.stdout is not None
-        return child.stdout.readline().decode("ascii", "replace").split()
+    done = subprocess.run([str(SHIM), str(path)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    return done.stdout.decode("ascii", "replace").splitlines()[0].split() if done.stdout else []
 
 
 def stop(folder: RunFolder, grace: timedelta | None = None) -> bool:

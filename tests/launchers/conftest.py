@@ -1,4 +1,4 @@
-"""An environment without settings of the person who runs the tests."""
+"""What tests of the settings stand on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder of the test's own, no settings in the environment, and an empty working folder."""
+@pytest.fixture
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder of the test's own, no settings in the environment, and an empty folder to work in."""
     folder = tmp_path / "home"
     folder.mkdir()
     for name in [name for name in os.environ if name.startswith(("RUN_LAUNCHER_", "XDG_", "PULUMI_"))]:

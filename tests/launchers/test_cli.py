@@ -102,7 +102,7 @@ class CommandLine:
 
 
 @pytest.fixture
-def cli() -> Iterator[CommandLine]:
+def cli(empty_home: Path) -> Iterator[CommandLine]:  # noqa: ARG001 - nothing of this machine's user is read
     """A user whose runs are all terminated at the end, and of whom no process and no temporary file is left then."""
     with tempfile.TemporaryDirectory(prefix="rl-") as root:
         user = CommandLine(Path(root))

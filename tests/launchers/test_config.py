@@ -15,6 +15,8 @@ from launchers import config as config_module
 from launchers.config import Config, ConfigWithOrigins, load_config, load_config_with_origins
 from stacks.errors import ConfigurationError
 
+pytestmark = pytest.mark.usefixtures("empty_home")
+
 
 def project(text: str, folder: Path | None = None) -> Path:
     path = (folder or Path.cwd()) / "run-launcher.yaml"
@@ -37,12 +39,12 @@ def refusal(flags: dict[str, object] | None = None, env: dict[str, str] | None =
     return str(caught.value).splitlines()
 
 
-def test_without_any_source_the_defaults_hold(home: Path) -> None:
+def test_without_any_source_the_defaults_hold(empty_home: Path) -> None:
     config = load_config(env={})
 
     assert config == Config()
     assert config.home == platformdirs.user_data_path("run-launcher")
-    assert home in config.home.parents
+    assert empty_home in config.home.parents
     assert config.backend_url == f"file://{config.home}/state"
     assert config.templates.default == "process"
     assert config.templates.folders == ()
@@ -115,7 +117,7 @@ def test_an_empty_file_sets_nothing(text: str) -> None:
     assert load_config(env={}) == Config()
 
 
-def test_paths_in_a_file_are_relative_to_that_file(home: Path) -> None:
+def test_paths_in_a_file_are_relative_to_that_file(empty_home: Path) -> None:
     path = user(
         "home: data\n"
         "backend: {url: file://./state, passphrase_file: ../key}\n"
@@ -128,9 +130,9 @@ def test_paths_in_a_file_are_relative_to_that_file(home: Path) -> None:
     assert config.home == path.parent / "data"
     assert config.backend.url == f"file://{path.parent}/state"
     assert config.backend.passphrase_file == path.parent.parent / "key"
-    assert config.templates.folders == (path.parent / "mine", Path("/abs"), home / "own")
+    assert config.templates.folders == (path.parent / "mine", Path("/abs"), empty_home / "own")
     assert config.templates.default == f"{path.parent}/mine/etl.yaml"
-    assert config.engine.cli == home / "bin/pulumi"
+    assert config.engine.cli == empty_home / "bin/pulumi"
 
 
 def test_paths_in_flags_and_variables_are_relative_to_the_working_folder(tmp_path: Path) -> None:
@@ -173,10 +175,10 @@ def test_the_default_folders_are_those_beside_the_files_that_exist() -> None:
         ("file://~/state", "file://{home}/state"),
     ],
 )
-def test_a_folder_url_is_made_absolute(url: str, absolute: str, home: Path) -> None:
+def test_a_folder_url_is_made_absolute(url: str, absolute: str, empty_home: Path) -> None:
     config = load_config({"backend.url": url}, {})
 
-    assert config.backend_url == absolute.format(cwd=Path.cwd(), home=home)
+    assert config.backend_url == absolute.format(cwd=Path.cwd(), home=empty_home)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +229,7 @@ def test_a_backend_that_cannot_be_used_is_refused_without_repeating_it(url: str,
         ("home:", 1, "home: has no value"),
         ("templates: {folders: here}", 1, "templates.folders must be a list"),
         ("templates:\n  folders:\n  - a\n  - 5", 4, "templates.folders[1] must be a path"),
-        ("templates: {default: ''}", 1, "templates.default"),
+        ("templates: {default: ''}", 1, "templates.default must have at least 1 character"),
         ("backend: {url: s3://bucket}", 1, "backend.url: the scheme s3:// is not supported yet"),
         (
             "backend: {passphrase: geheim}",
@@ -345,7 +347,7 @@ def test_the_configuration_loads_no_engine_and_no_target() -> None:
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'pulumi', 'grpc', 'rich', 'typer', 'fsspec'}))"
     )
     root = Path(config_module.__file__).parents[1]
-    done = subprocess.run(  # noqa: S603 - our own interpreter and a fixed text
+    done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, check=True
     )
 

@@ -20,6 +20,8 @@ from stacks.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.usefixtures("empty_home")
+
 MODULE = """
 from launchers.registry import Target
 TARGET = Target("{name}:Launcher", "{name}:Template", extra="sdk")
@@ -76,7 +78,7 @@ def test_the_registry_imports_no_target() -> None:
         "print(sorted(name for name in sys.modules if name.startswith(('pulumi', 'programs.process', 'launchers.p'))))"
     )
     root = Path(registry.__file__).parents[1]
-    done = subprocess.run(  # noqa: S603 - our own interpreter and a fixed text
+    done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, check=True
     )
 
@@ -128,6 +130,7 @@ def test_a_package_that_claims_a_built_in_target_does_not_get_it(
     install("acme-nomad", {"process": "acme_nomad:TARGET"}, WORKING)
 
     assert template_model("process") is ProcessTemplate
+    assert isinstance(parse_template("target: process", "t.yaml", "t").template, ProcessTemplate)
     assert "target 'process' is claimed by run-launcher and acme-nomad" in refusal(target_names)
 
 

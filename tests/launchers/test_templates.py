@@ -16,6 +16,8 @@ from launchers.templates import Available, Loaded, load_template, parse_template
 from programs.process.template import ProcessTemplate
 from stacks.errors import ConfigurationError, Repair, TemplateError
 
+pytestmark = pytest.mark.usefixtures("empty_home")
+
 
 @pytest.fixture(params=["C", "Python"], autouse=True)
 def scanner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:

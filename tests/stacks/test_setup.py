@@ -208,6 +208,18 @@ def test_a_broken_or_hanging_pulumi_is_skipped(
     assert why in machine.told[0]
 
 
+def test_a_hanging_one_is_ended_with_its_children(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_LIMIT", 0.5)
+    alive = machine.root / "alive"
+    os.mkfifo(alive)
+    machine.plant("pulumi", f"(echo started; exec sleep 600) > {alive} & wait")
+    with os.fdopen(os.open(alive, os.O_RDONLY | os.O_NONBLOCK)) as reader:
+        machine.find()
+        os.set_blocking(reader.fileno(), True)
+
+        assert reader.read() == "started\n", "the end of the file comes when the last writer is gone"
+
+
 def test_a_file_that_cannot_be_executed_is_skipped(machine: Machine) -> None:
     machine.bin.joinpath("pulumi").write_bytes(b"\x7fELF")
     machine.bin.joinpath("pulumi").chmod(0o755)

@@ -1,0 +1,42 @@
+# Thin lines over what a person would type. A changed pyproject.toml or constraints file installs again.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CHOICE := $(if $(TARGET),--target $(TARGET)) $(if $(ENGINE),--engine $(ENGINE))
+
+.PHONY: demo test check bench soak dev clean
+
+demo: $(VENV)/.installed       ## launch a first run, follow it, end it
+	$(BIN)/run-launcher demo
+
+test: $(VENV)/.installed-test  ## TARGET=process ENGINE=cli ARGS="-k name" narrow it
+	$(BIN)/python -m pytest $(CHOICE) $(ARGS)
+
+check: $(VENV)/.installed-test ## what a reviewer would say first
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tests/wheel_check.py
+
+bench: $(VENV)/.installed-test ## speed, side by side with the tools that it replaces
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+soak: $(VENV)/.installed-test  ## lives by the thousand, kills by the hundred
+	$(BIN)/python -m pytest -m soak $(CHOICE) $(ARGS)
+
+dev: $(VENV)/.installed-test   ## everything to work on this, ready
+	@echo "Ready: . $(BIN)/activate"
+
+clean:
+	rm -rf $(VENV) .venv-lowest
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.installed-test: pyproject.toml tests/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]' -c tests/constraints.txt
+	touch $@ $(VENV)/.installed

@@ -1,0 +1,137 @@
+"""One row per target: why it is absent here, a fresh launcher, and what the target itself shows, past our code."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from launchers import WorkerHandle, WorkerStatus, load_launcher
+from launchers.launcher import RunLauncher
+from launchers.settings import Config
+from programs.args import Run
+from programs.process.template import ProcessTemplate
+
+KEPT: Final = ("state/records/", "state/templates/", "state/backend.json", "state/salt.json", "state/.pulumi/meta.yaml",
+               "keys/", "logs/")  # fmt: skip
+"""What may stay below a home once every run was terminated."""
+_STATUS: Final = "import sys; from launchers import *; print(launcher_for(h := WorkerHandle.from_json(sys.argv[1])).status(h).model_dump_json())"
+_numbers = itertools.count()
+
+
+class ProcessRow:
+    """The target `process`. Its workers are known by a variable in their environment, which only the kernel is asked for."""
+
+    name = "process"
+    absent: str | None = None
+
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "home"
+        self.shared = folder / "shared"
+        self.shared.mkdir()
+        self._mark = f"row-{os.urandom(8).hex()}"
+        self._held: list[int] = []
+
+    def close(self) -> None:
+        """Let go of what a test held."""
+        for fd in self._held:
+            os.close(fd)
+        self._held.clear()
+
+    def launcher(self, **template: object) -> RunLauncher[Any]:
+        env = {"PYTHONUNBUFFERED": "1", "CONTRACT_ROW": self._mark}
+        value = ProcessTemplate.model_validate({"env": env, "grace": "5s", **template})
+        return load_launcher(value, config=Config(home=self.home))
+
+    def run(self, script: str, *words: str, run_id: str | None = None, **fields: Any) -> Run:
+        return Run(id=run_id or f"run-{next(_numbers)}", command=("sh", "-c", script, "sh", *words), **fields)
+
+    def another_process(self, code: str, *words: str) -> list[str]:
+        return ["env", f"RUN_LAUNCHER_HOME={self.home}", sys.executable, "-c", code, *words]
+
+    def alive(self, handle: WorkerHandle) -> bool:
+        return bool(list(self._processes(handle.run_id)))
+
+    def kill(self, handle: WorkerHandle) -> None:
+        os.kill(int(str(handle.coordinates["pid"])), signal.SIGKILL)
+
+    def executions(self, run_id: str) -> int:
+        shims = [each for each in psutil.process_iter() if _command(each)[:1] == [str(_shim())] and _command(each)[1:] == [str(self._folder(run_id))]]
+        return len(shims)
+
+    def seen_elsewhere(self, handle: WorkerHandle) -> WorkerStatus | None:
+        unshare = shutil.which("unshare")
+        if unshare is None or os.geteuid() != 0:
+            return None
+        command = [unshare, "--pid", "--fork", *self.another_process(_STATUS, handle.to_json())]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return WorkerStatus.model_validate_json(done.stdout)
+
+    def slow_start(self) -> tuple[str, ...] | None:
+        """A program whose file the kernel does not open for execution while this process holds a lease on it."""
+        if sys.platform != "linux":
+            return None
+        program = self.shared / "leased"
+        shutil.copy("/bin/true", program)
+        fd = os.open(program, os.O_RDWR)
+        self._held.append(fd)
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # the kernel asks for the lease back: we do not answer
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        return (str(program),)
+
+    def public_traces(self) -> bytes:
+        files = [path for path in self.home.rglob("*") if path.is_file()]
+        processes = [" ".join(_command(each)).encode() for each in psutil.process_iter()]
+        return b"\n".join([*(path.read_bytes() for path in files), *processes])
+
+    def stacks(self) -> list[str]:
+        return sorted(path.name for path in self.home.glob("state/.pulumi/stacks/*/*.json"))
+
+    def leftovers(self) -> list[str]:
+        files = (path for path in self.home.rglob("*") if not path.is_dir())
+        names = (str(path.relative_to(self.home)) for path in files)
+        processes = (f"process {each.pid}: {_command(each)}" for each in self._processes(None))
+        return sorted([*(name for name in names if not name.startswith(KEPT)), *processes])
+
+    def _folder(self, run_id: str) -> Path:
+        return next(iter(self.home.glob(f"runs/*/{run_id}")), self.home / "absent")
+
+    def _processes(self, run_id: str | None) -> Iterator[psutil.Process]:
+        """What carries the row's mark or belongs to the run's folder, zombies not counted."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                environment = process.environ()
+                marked = environment.get("CONTRACT_ROW") == self._mark
+                if marked and run_id in (None, environment.get("RUN_LAUNCHER_RUN_ID")):
+                    yield process
+                elif any(word.startswith(str(self.home)) for word in process.cmdline()):
+                    folder = self.home if run_id is None else self._folder(run_id)
+                    if any(word.startswith(str(folder)) for word in process.cmdline()):
+                        yield process
+
+
+def _shim() -> Path:
+    from programs.provider.worker import SHIM
+
+    return SHIM
+
+
+def _command(process: psutil.Process) -> list[str]:
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+ROWS: Final = {row.name: row for row in (ProcessRow,)}
