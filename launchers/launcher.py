@@ -97,6 +97,9 @@ class RunLauncher(ABC, Generic[T]):
         """How a worker that is gone ended, if the target or its archive still knows."""
         return None
 
+    def discard(self, record: Record) -> None:
+        """Remove what is still kept of a removed attempt's output; repeatable."""
+
     def facts(self, record: Record) -> Mapping[str, str]:
         """What `why` shows beyond status and last lines."""
         return {}

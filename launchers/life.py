@@ -189,11 +189,8 @@ class Launch:
             left = 1  # the record still says `wanted`, so the next command on this run goes on here
         if left == 0:
             removed = Removal(at=datetime.now(UTC), objects=0) if wish is not None else None
-            self._workspace.records.write(
-                record.changed(
-                    phase=Phase.FAILED if wish is None else Phase.REMOVED, error=str(failed), removed=removed
-                )
-            )
+            phase, account = (Phase.FAILED if wish is None else Phase.REMOVED), (str(failed) or "interrupted")
+            self._workspace.records.write(record.changed(phase=phase, error=account, removed=removed))
             self._workspace.records.grant(record.stack)
         if failed is not error:
             raise failed from error

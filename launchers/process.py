@@ -19,7 +19,7 @@ from programs.args import ProgramArgs, Run
 from programs.process.environment import build_environment
 from programs.process.template import ProcessTemplate
 from programs.provider import worker
-from programs.provider.folder import ExitRecord, RunFolder, WorkerRecord, read_ending
+from programs.provider.folder import ExitRecord, RunFolder, WorkerRecord, discard, read_ending
 from stacks.engine import AttachedProvider
 from stacks.errors import EngineError, TemplateError, UsageError
 from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
@@ -108,6 +108,11 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
         """See RunLauncher: the end that was archived with the output."""
         ending = read_ending(Path(record.archive)) if record.archive else None
         return None if ending is None else _ended(ending, None)
+
+    def discard(self, record: Record) -> None:
+        """See RunLauncher: the archived output of this attempt."""
+        if record.archive:
+            discard(Path(record.archive))
 
     def failure(self, details: str) -> str | None:
         """See RunLauncher."""

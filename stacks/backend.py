@@ -98,10 +98,10 @@ class Backend:
     def scratch(self, stack: StackName) -> Path:
         """The folder of the operation on a stack: one name per stack, so that what a crash left is found again."""
         name = hashlib.sha256(f"{self.url} {stack.full}".encode()).hexdigest()[:16]
-        below = self.home / "work" / name
-        if len(os.fsencode(below)) <= _SOCKET_LIMIT:
-            return below
-        return Path(tempfile.gettempdir()) / f"run-launcher-{os.geteuid()}" / name
+        own = f"run-launcher-{os.geteuid()}"
+        short = Path("/tmp") / own / name  # noqa: S108 - where even the folder for temporary files has a long name
+        places = (self.home / "work" / name, Path(tempfile.gettempdir()) / own / name)
+        return next((place for place in places if len(os.fsencode(place)) <= _SOCKET_LIMIT), short)
 
     def _make(self) -> dict[str, Any]:
         identity = str(uuid.uuid4())

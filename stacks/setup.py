@@ -88,7 +88,7 @@ def ensure_language_host(cli: Cli, tools: Path, progress: Progress) -> Cli:
     Only programs on disk need it, so where it cannot be had, `progress` is told and the CLI comes back as it was.
     """
     tools = tools.absolute()
-    if _has_language_host(cli):
+    if has_language_host(cli):
         return cli
     try:
         with changing(tools, progress):
@@ -158,15 +158,15 @@ def _complete(folder: Path) -> bool:
     return all((folder / name).exists() for name in LANGUAGE_FILES)
 
 
-def _has_language_host(cli: Cli) -> bool:
-    """Whether the CLI will find the host: beside itself (links followed, as it does) or on PATH."""
+def has_language_host(cli: Cli) -> bool:
+    """Tell whether the CLI will find its Python host: beside itself (links followed, as it does) or on PATH."""
     folders = os.pathsep.join([str(cli.path.resolve().parent), *map(str, cli.extra_path), *os.get_exec_path()])
     return all(shutil.which(name, path=folders) for name in LANGUAGE_FILES)
 
 
 def _with_language_host(cli: Cli, tools: Path) -> Cli:
     folder = _language_folder(tools)
-    if _complete(folder) and not _has_language_host(cli):
+    if _complete(folder) and not has_language_host(cli):
         return replace(cli, extra_path=(*cli.extra_path, folder))
     return cli
 

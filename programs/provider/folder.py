@@ -187,6 +187,12 @@ def read_ending(archive: Path) -> ExitRecord | None:
     return _ending(archive.with_suffix(".exit.json"))
 
 
+def discard(archive: Path) -> None:
+    """Remove an archived output and how its worker ended; repeatable."""
+    archive.unlink(missing_ok=True)
+    archive.with_suffix(".exit.json").unlink(missing_ok=True)
+
+
 def _ending(path: Path) -> ExitRecord | None:
     data = _read(path)
     if data is None:

@@ -1,0 +1,1 @@
+"""What `run-launcher` does: `app` names the commands and their options, the other modules perform them."""

@@ -1,0 +1,214 @@
+"""The commands and their options. Loads typer alone; what a command does is loaded when it is called."""
+
+# ruff: noqa: PLC0415 - `--help` must not load what the commands need
+# ruff: noqa: PLR0913, PLR0917, FBT002 - a command's options are its parameters
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from launchers.commands.output import RunShape, Shape
+from launchers.commands.session import Session, Verbose, command
+
+app: Final = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run, a unique prefix of it, or @last.")]
+RunsOutput = Annotated[RunShape, typer.Option("--output", "-o", help="How the result is written.")]
+Output = Annotated[Shape, typer.Option("--output", "-o", help="How the result is written.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Show the worker's output until it ends.")]
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"run-launcher {version('run-launcher')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    ctx: typer.Context,
+    home: Annotated[Path | None, typer.Option(help="Folder of all that is kept: state, records, logs, keys.")] = None,
+    backend: Annotated[str | None, typer.Option(help="URL of the backend that runs are kept at.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Kind of the engine: auto or cli.")] = None,
+    verbose: Verbose = False,
+    version: Annotated[  # noqa: ARG001 - typer calls _version with it
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Launch the worker of a run, watch it, and end it without leaving anything behind.
+
+    Exit codes: 0 ok, 1 error, 2 usage or configuration, 3 key of the backend, 4 the run or its worker, 5 refused by the
+    template, 6 run not found, 8 cancelled, 9 timeout, 10 the worker FAILED, 130 interrupted.
+    """
+    ctx.obj = Session({"home": home, "backend.url": backend, "engine.kind": engine}, verbose)
+
+
+@command(app, takes_command=True)
+def launch(
+    session: Session,
+    words: Annotated[list[str], typer.Argument(metavar="COMMAND", help="What the worker executes.")],
+    template: Annotated[
+        str | None, typer.Option("--template", "-t", help="Name or path of the launcher template.")
+    ] = None,
+    run_id: Annotated[str | None, typer.Option("--run-id", help="Id of the run; made up if not given.")] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", "-e", metavar="NAME[=VALUE]", help="Variable of the run; without a value, yours."),
+    ] = None,
+    env_file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="File of NAME[=VALUE] lines, taken as they are; # is a comment.",
+        ),
+    ] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Tag of the run.")] = None,
+    timeout: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Time limit of the launch itself (30s, 5m).")
+    ] = None,
+    attempt: Annotated[int, typer.Option(min=0, help="1, 2 … to start a run that has ended again.")] = 0,
+    follow: Follow = False,
+    remove: Annotated[
+        bool, typer.Option("--rm", help="Wait for the end, then remove the worker and its output.")
+    ] = False,
+    worker_code: Annotated[
+        bool,
+        typer.Option("--exit-code-from-worker", help="With --follow or --rm: exit as the worker did, not with 10."),
+    ] = False,
+    output: RunsOutput = RunShape.TABLE,
+) -> int | None:
+    """Start the worker of a run.
+
+    Returns when it is started, or with --follow when it has ended: 0 if it SUCCEEDED, 10 if it FAILED. Ctrl-C of a
+    followed launch terminates it, a second one leaves it to end by itself. A run that was launched before is not
+    started again.
+    """
+    from launchers.commands.launching import Wanted, perform
+
+    wanted = Wanted(
+        tuple(words), template, run_id, attempt, tuple(env or ()), tuple(env_file or ()), tuple(tag or ()), timeout,
+        follow=follow, remove=remove, worker_code=worker_code, output=output,
+    )  # fmt: skip
+    return perform(session, wanted)
+
+
+@command(app)
+def ps(
+    session: Session,
+    show_all: Annotated[
+        bool, typer.Option("--all", "-a", help="Also the runs that nothing but a record is left of.")
+    ] = False,
+    output: RunsOutput = RunShape.TABLE,
+) -> None:
+    """List the runs, the newest first."""
+    from launchers.commands import looking
+
+    looking.ps(session, output, show_all=show_all)
+
+
+@command(app)
+def status(session: Session, run: RunName, output: RunsOutput = RunShape.TABLE) -> None:
+    """Show how a run is, or how it ended."""
+    from launchers.commands import looking
+
+    looking.status(session, run, output)
+
+
+@command(app)
+def logs(session: Session, run: RunName, follow: Follow = False) -> None:
+    """Show what the worker printed."""
+    from launchers.commands import looking
+
+    looking.logs(session, run, follow=follow)
+
+
+@command(app)
+def wait(
+    session: Session,
+    run: RunName,
+    timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="How long to wait (30s, 5m).")] = None,
+    output: RunsOutput = RunShape.TABLE,
+) -> int | None:
+    """Wait for the end of a run.
+
+    Exits with 0 if it SUCCEEDED, 10 if it FAILED, 9 if it goes on after the timeout.
+    """
+    from launchers.commands import looking
+
+    return looking.wait(session, run, timeout, output)
+
+
+@command(app)
+def why(session: Session, run: RunName, output: Output = Shape.TABLE) -> None:
+    """Show why a run is as it is, and its last lines."""
+    from launchers.commands import looking
+
+    looking.why(session, run, output)
+
+
+@command(app)
+def terminate(
+    session: Session,
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Ids of runs, unique prefixes, or @last.")],
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until nothing is left.")] = True,
+    output: RunsOutput = RunShape.TABLE,
+) -> int | None:
+    """End runs and remove all that they made.
+
+    The worker is asked to end, and ended by force when its grace has passed. May be repeated.
+    """
+    from launchers.commands import ending
+
+    return ending.terminate(session, runs, output, wait=wait)
+
+
+@command(app)
+def doctor(session: Session, output: Output = Shape.TABLE) -> int | None:
+    """Show what run-launcher works with here.
+
+    Changes nothing; exits with 1 if something is broken.
+    """
+    from launchers.commands import examining
+
+    return examining.doctor(session, output)
+
+
+@command(app)
+def setup(session: Session, output: Output = Shape.TABLE) -> None:
+    """Find or bring the engine, as a first launch does."""
+    from launchers.commands import preparing
+
+    preparing.setup(session, output)
+
+
+@command(app)
+def config(
+    session: Session,
+    show_origin: Annotated[bool, typer.Option("--show-origin", help="Show where each value comes from.")] = False,
+    output: Output = Shape.TABLE,
+) -> None:
+    """Show the configuration that holds here."""
+    from launchers.commands import preparing
+
+    preparing.config(session, output, show_origin=show_origin)
+
+
+@command(app)
+def demo(session: Session) -> int | None:
+    """Launch a run, follow it, end it, show what is left."""
+    from launchers.commands import showing
+
+    return showing.demo(session)

@@ -1,0 +1,178 @@
+"""doctor: what run-launcher works with on this machine, and what is broken."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import launchers
+from launchers.commands.output import Shape, one_line, write
+from launchers.commands.preparing import cli_words
+from launchers.config import load_config_with_origins
+from launchers.factory import load_launcher, make_workspace
+from stacks.errors import RunLauncherError
+from stacks.probe import SUPPORTED, ask
+from stacks.setup import Cli, find_cli, has_language_host, tools_folder
+
+if TYPE_CHECKING:
+    from launchers.commands.session import Session
+    from launchers.settings import Config
+    from stacks.backend import Backend
+
+_PACKAGES: Final = ("launchers", "programs", "stacks")
+_LOW_DISK: Final = 100 * 2**20  # bytes below which the next launches may fail
+
+
+class Level(StrEnum):
+    """How good a finding is; `note` is worth knowing, but in nobody's way."""
+
+    OK = "ok"
+    NOTE = "note"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    name: str
+    value: str
+    level: Level = Level.OK
+
+
+def doctor(session: Session, output: Shape) -> int:
+    """See the command."""
+    findings = list(_findings(session))
+    broken = [finding for finding in findings if finding.level is Level.BROKEN]
+    data = {"ok": not broken, "findings": [asdict(finding) for finding in findings]}
+
+    def text() -> Iterator[str]:
+        width = max(len(finding.name) for finding in findings)
+        for finding in findings:
+            mark = "" if finding.level is Level.OK else f"{finding.level}: ".upper()
+            yield f"{finding.name.ljust(width)}   {mark}{one_line(finding.value)}"
+        yield ""
+        yield f"{len(broken)} broken" if broken else "nothing is broken"
+
+    write(output, data, text)
+    return 1 if broken else 0
+
+
+def _findings(session: Session) -> Iterator[Finding]:
+    yield Finding(
+        "run-launcher", f"{version('run-launcher')}, Python {platform.python_version()}, {platform.platform()}"
+    )
+    loaded: list[Config] = []
+
+    def configuration() -> str:
+        told = load_config_with_origins(session.flags)
+        loaded.append(told.config)
+        origins = sorted({each.origin for each in told.settings if each.origin != "default"})
+        return ", ".join(origins) or "defaults"
+
+    yield _asked("configuration", configuration)
+    for config in loaded:
+        yield from _engine(config)
+        yield from _keeping(config)
+        yield _asked("template", partial(_template, config))
+        yield _asked("place", partial(_place, config))
+    yield from _surroundings()
+
+
+def _engine(config: Config) -> Iterator[Finding]:
+    tools = tools_folder()
+    found: list[Cli] = []
+
+    def engine() -> str:
+        cli = find_cli(tools, configured=config.engine.cli)
+        found.extend([cli] if cli else [])
+        return cli_words(cli) if cli else ""
+
+    finding = _asked("engine", engine)
+    missing = "not there yet: the first launch brings it, or `run-launcher setup`"
+    yield finding if finding.value else Finding("engine", missing, Level.NOTE)
+    yield Finding("supported engines", f"Pulumi CLI from {SUPPORTED[0]} on, below {SUPPORTED[1]}")
+    on_path = shutil.which("pulumi")
+    if on_path and not any(cli.path == Path(on_path).absolute() for cli in found):
+        problem = ask(Path(on_path).absolute(), tools).problem or "was not asked for: another one comes first"
+        yield Finding("not used", f"{on_path}: it {problem}", Level.NOTE)
+    yield Finding("tools", str(tools))
+    for cli in found:
+        there = has_language_host(cli)
+        missing = "missing: programs on disk will not run, launches do (`run-launcher setup` builds it)"
+        yield Finding("language host", "there", Level.OK) if there else Finding("language host", missing, Level.NOTE)
+
+
+def _keeping(config: Config) -> Iterator[Finding]:
+    yield _asked("home", lambda: _home(config.home))
+    backends: list[Backend] = []
+
+    def backend() -> str:
+        backends.append(make_workspace(config).backend)
+        identity = backends[0].identity()
+        return f"{config.backend_url} (id {identity})" if identity else f"{config.backend_url} (nothing launched yet)"
+
+    yield _asked("backend", backend)
+    for each in backends:
+        if each.identity() is not None:
+            yield _asked("key", partial(_key, each))
+    yield _disk(config.home)
+
+
+def _home(home: Path) -> str:
+    there = next(path for path in (home, *home.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        message = f"{home}: {there} cannot be written to; name another folder in RUN_LAUNCHER_HOME"
+        raise OSError(message)
+    return str(home)
+
+
+def _key(backend: Backend) -> str:
+    backend.open()  # proves the key; the backend is there, so nothing is made
+    return f"{backend.key_file()} (it fits)"
+
+
+def _disk(home: Path) -> Finding:
+    there = next(path for path in (home, *home.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    return Finding("free disk", f"{free / 2**30:.1f} GiB", Level.OK if free >= _LOW_DISK else Level.BROKEN)
+
+
+def _template(config: Config) -> str:
+    launcher = load_launcher(config=config, workspace=make_workspace(config))
+    return f"{launcher.name} (target {launcher.target})"
+
+
+def _place(config: Config) -> str:
+    return load_launcher(config=config, workspace=make_workspace(config)).place()
+
+
+def _surroundings() -> Iterator[Finding]:
+    ignored = sorted(name for name in os.environ if name.startswith("PULUMI_"))
+    if ignored:
+        yield Finding("ignored variables", ", ".join(ignored), Level.NOTE)
+    for name in _PACKAGES:
+        for path in (Path.cwd() / name / "__init__.py", Path.cwd() / f"{name}.py"):
+            if path.exists() and not path.parent.samefile(_own(name)):
+                hiding = path.parent if path.name == "__init__.py" else path
+                text = f"{hiding} hides run-launcher's package {name!r} from Python started here: rename it"
+                yield Finding("hidden package", text, Level.BROKEN)
+
+
+def _own(name: str) -> Path:
+    return Path(launchers.__file__).parents[1] / name
+
+
+def _asked(name: str, ask_for: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, ask_for())
+    except (RunLauncherError, OSError) as error:
+        return Finding(name, str(error), Level.BROKEN)

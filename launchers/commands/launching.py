@@ -1,0 +1,208 @@
+"""launch: starts the worker of a run, and may stay with it to its end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from launchers.commands.ending import told
+from launchers.commands.looking import EXIT_CODES, copy_logs, run_table
+from launchers.commands.output import RunShape, in_words, lasted, run_data, write
+from launchers.commands.session import INTERRUPTED, say
+from launchers.factory import load_launcher
+from programs.args import Run
+from stacks.errors import UsageError
+from stacks.handle import WorkerHandle, WorkerState
+from stacks.records import Phase
+
+if TYPE_CHECKING:
+    from launchers.commands.session import Session
+    from launchers.launcher import RunLauncher
+    from launchers.values import Launched
+    from stacks.handle import WorkerStatus
+
+_FLAGS = {"id": "--run-id", "env": "--env", "attempt": "--attempt", "tags": "--tag", "command": "the command"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What was asked for on the command line."""
+
+    command: tuple[str, ...]
+    template: str | None
+    run_id: str | None
+    attempt: int
+    env: tuple[str, ...]
+    env_files: tuple[Path, ...]
+    tags: tuple[str, ...]
+    timeout: str | None
+    follow: bool
+    remove: bool
+    worker_code: bool
+    output: RunShape
+
+    @property
+    def stays(self) -> bool:
+        """True if the command stays until the worker has ended."""
+        return self.follow or self.remove
+
+
+def perform(session: Session, wanted: Wanted) -> int:
+    """See the command."""
+    _refuse_contradictions(wanted)
+    run = make_run(wanted)
+    config = session.config(launch__timeout=wanted.timeout, templates__default=wanted.template)
+    launcher = load_launcher(config=config, workspace=session.workspace(config))
+    launched = _launch(launcher, run)
+    _tell(launcher, launched, wanted)
+    return Stay(launcher, run.id, wanted).to_the_end() if wanted.stays else 0
+
+
+def make_run(wanted: Wanted) -> Run:
+    """The run that the words on the command line describe; raises UsageError."""
+    env = {**_env([line for path in wanted.env_files for line in _lines(path)], "--env-file"), **_env(wanted.env, "-e")}
+    tags = dict(_pair(tag, "--tag") for tag in wanted.tags)
+    try:
+        run_id = wanted.run_id if wanted.run_id is not None else Run.new(wanted.command).id
+        return Run(id=run_id, command=wanted.command, env=env, tags=tags, attempt=wanted.attempt)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        field = str(problem["loc"][0]) if problem["loc"] else "run"
+        message = f"{_FLAGS.get(field, field)}: {problem['msg'].removeprefix('Value error, ')}"
+        raise UsageError(message) from error
+
+
+class Stay:
+    """A command that stays with its run to the end: it shows the output, removes the run, and exits as it ended."""
+
+    def __init__(self, launcher: RunLauncher[Any], run_id: str, wanted: Wanted) -> None:
+        self._launcher = launcher
+        self._run_id = run_id
+        self._wanted = wanted
+        self._record = launcher.record(run_id)
+        self._shown = 0
+
+    def to_the_end(self) -> int:
+        """Return the exit code. Ctrl-C terminates the run, after saying so; a second one leaves it to end by itself."""
+        try:
+            self._show()
+            status = self._launcher.wait(self._run_id)
+        except KeyboardInterrupt:
+            return self._terminate()
+        say(f"run {self._run_id} {_ended(status)}")
+        if self._wanted.remove:
+            self._launcher.clean(self._run_id)
+            self._launcher.discard(self._launcher.record(self._run_id))
+        elif status.state is WorkerState.FAILED:
+            say(f"  run-launcher why {self._run_id}")
+        if self._wanted.worker_code and status.state is WorkerState.FAILED and status.exit_code:
+            return status.exit_code
+        return EXIT_CODES[status.state]
+
+    def _show(self) -> None:
+        if not self._wanted.follow:
+            return
+        for shown in copy_logs(self._launcher, self._record, follow=True, skip=self._shown):
+            self._shown = shown
+
+    def _terminate(self) -> int:
+        left = "running"
+        try:
+            say(f"terminating run {self._run_id}; Ctrl-C again leaves it to end by itself")
+            self._launcher.terminate(self._run_id, wait=False)
+            left = "to end by itself"
+            self._show()  # what it prints while it ends
+            say(told(self._launcher.terminate(self._run_id)))
+            if self._wanted.remove:
+                self._launcher.discard(self._launcher.record(self._run_id))
+        except KeyboardInterrupt:
+            say(f"left run {self._run_id} {left}")
+            say(f"  run-launcher terminate {self._run_id}   removes what is left of it")
+        return INTERRUPTED
+
+
+def describe(handle: WorkerHandle) -> str:
+    """A worker as people know it."""
+    pid = handle.coordinates.get("pid")
+    return f"{handle.target} (pid {pid})" if pid else handle.target
+
+
+def _launch(launcher: RunLauncher[Any], run: Run) -> Launched:
+    """Launch; on Ctrl-C nothing of it stays but its record, unless the run was there before."""
+    before = launcher.workspace.records.read(run.id)
+    try:
+        return launcher.launch(run)
+    except KeyboardInterrupt:
+        now = launcher.workspace.records.read(run.id)
+        ours = now is not None and (before is None or before.attempt < now.attempt)
+        if now is not None and ours and now.phase in {Phase.WANTED, Phase.LAUNCHED}:
+            say(f"terminating run {run.id}")
+            launcher.terminate(run.id)
+        say(f"the launch of run {run.id} was interrupted")
+        raise
+
+
+def _tell(launcher: RunLauncher[Any], launched: Launched, wanted: Wanted) -> None:
+    run_id = launched.handle.run_id
+    if not launched.created:
+        say(f"run {run_id} was launched before and is {launched.state}; nothing was started")
+    elif wanted.follow:
+        say(f"run {run_id} launched as a {describe(launched.handle)}; Ctrl-C terminates it")
+    if wanted.follow:
+        return
+    record = launcher.record(run_id)
+    data = {**run_data(record, launched.status), "created": launched.created}
+    write(wanted.output, data, lambda: run_table([(record, launched.status)]), [run_id])
+
+
+def _ended(status: WorkerStatus) -> str:
+    return f"{in_words(status)}{lasted(status)}"
+
+
+def _refuse_contradictions(wanted: Wanted) -> None:
+    if wanted.attempt and wanted.run_id is None:
+        message = "--attempt needs the --run-id of the run that it is an attempt of"
+        raise UsageError(message)
+    if wanted.worker_code and not wanted.stays:
+        message = "--exit-code-from-worker needs --follow or --rm: without them the launch does not wait for the worker"
+        raise UsageError(message)
+    if wanted.follow and wanted.output is not RunShape.TABLE:
+        message = "with --follow the worker's output is the result: leave --output away"
+        raise UsageError(message)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        message = f"--env-file: cannot read {path}: {reason}"
+        raise UsageError(message) from error
+    lines = (line.removesuffix("\r") for line in text.split("\n"))
+    return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _env(words: Iterable[str], flag: str) -> dict[str, str]:
+    env: dict[str, str] = {}
+    for word in words:
+        name, given, value = word.partition("=")
+        if not given:
+            if name not in os.environ:
+                message = f"{flag} {name}: your environment has no {name}; write {name}=VALUE"
+                raise UsageError(message)
+            value = os.environ[name]
+        env[name] = value
+    return env
+
+
+def _pair(word: str, flag: str) -> tuple[str, str]:
+    name, given, value = word.partition("=")
+    if not given or not name:
+        message = f"{flag} {word}: write NAME=VALUE"
+        raise UsageError(message)
+    return name, value

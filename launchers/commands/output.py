@@ -1,0 +1,107 @@
+"""The result of a command on stdout: a table for people, JSON or YAML for programs, names for a shell."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from stacks.handle import WorkerStatus
+    from stacks.records import Record
+
+_GAP: Final = "   "
+_AGES: Final = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+
+
+class Shape(StrEnum):
+    """How a result is written."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+class RunShape(StrEnum):
+    """How a result about runs is written; `name` is the ids of the runs, one to a line."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
+
+
+def write(shape: Shape | RunShape, data: Any, text: Callable[[], Iterable[str]], names: Iterable[str] = ()) -> None:  # noqa: ANN401 - whatever JSON holds
+    """Write a result in the shape that was asked for; `text` makes the lines of the table."""
+    if shape == Shape.JSON:
+        lines: Iterable[str] = [json.dumps(data, indent=2)]
+    elif shape == Shape.YAML:
+        import yaml  # noqa: PLC0415 - for the one who asks for it
+
+        lines = [yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip("\n")]
+    else:
+        lines = names if shape == RunShape.NAME else text()
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+    sys.stdout.flush()
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Columns as wide as they need; on a terminal a line is cut to its width."""
+    cells = [tuple(header), *(tuple(one_line(cell) for cell in row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = [_GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    if not sys.stdout.isatty():
+        return lines
+    width = max(40, shutil.get_terminal_size().columns)
+    return [line if len(line) <= width else f"{line[: width - 1]}…" for line in lines]
+
+
+def pairs(values: Iterable[tuple[str, str]]) -> list[str]:
+    """Names and values in two columns; what has no value is left out."""
+    filled = [(name, one_line(value)) for name, value in values if value]
+    width = max((len(name) for name, _ in filled), default=0)
+    return [f"{name.ljust(width)}{_GAP}{value}" for name, value in filled]
+
+
+def one_line(text: str) -> str:
+    """The text with what would move the cursor written as its code."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape", "replace").decode() for char in text)
+
+
+def command_line(command: Iterable[str]) -> str:
+    """A command as a shell would take it."""
+    return shlex.join(command)
+
+
+def age(since: datetime) -> str:
+    """How long ago, in one unit."""
+    seconds = max(0, int((datetime.now(UTC) - since).total_seconds()))
+    size, unit = next((each for each in _AGES if seconds >= each[0]), _AGES[-1])
+    return f"{seconds // size}{unit}"
+
+
+def lasted(status: WorkerStatus) -> str:
+    """How long a worker ran, as the end of a sentence; empty where its target does not tell."""
+    if status.started_at is None or status.ended_at is None:
+        return ""
+    return f" after {max(timedelta(), status.ended_at - status.started_at).total_seconds():.1f} s"
+
+
+def in_words(status: WorkerStatus) -> str:
+    """The state, and what its target says of it."""
+    return f"{status.state}: {status.message}" if status.message else str(status.state)
+
+
+def run_data(record: Record, status: WorkerStatus) -> dict[str, Any]:
+    """What programs are told of a run; keys are never taken away."""
+    told = status.model_dump(mode="json")
+    known = record.model_dump(
+        mode="json",
+        include={"target", "template", "digest", "command", "cwd", "tags", "wanted_at", "launched_at", "handle"},
+    )
+    return {"run_id": record.run_id, "attempt": record.attempt, **told, **known, "removed": record.removed is not None}

@@ -1,0 +1,62 @@
+"""setup and config: what run-launcher needs, and what it is told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from launchers.commands.output import Shape, pairs, table, write
+from launchers.commands.session import say
+from launchers.config import load_config_with_origins
+from stacks.setup import Cli, ensure_cli, ensure_language_host, has_language_host, tools_folder
+
+if TYPE_CHECKING:
+    from launchers.commands.session import Session
+
+WHY = {
+    "path": "the first supported one on PATH",
+    "configured": "named in the configuration",
+    "installed": "Pulumi's release, brought by set-up",
+    "built": "built from Go modules by set-up",
+}
+
+
+def setup(session: Session, output: Shape) -> None:
+    """See the command."""
+    configured = session.config().engine.cli
+    tools = tools_folder()
+    cli = ensure_language_host(ensure_cli(tools, say, configured=configured), tools, say)
+    data = {**cli_data(cli), "tools": str(tools), "language_host": has_language_host(cli)}
+
+    def text() -> list[str]:
+        host = "there" if data["language_host"] else "missing: programs on disk will not run, launches do"
+        return pairs([("engine", cli_words(cli)), ("tools", str(tools)), ("language host", host)])
+
+    write(output, data, text)
+
+
+def cli_data(cli: Cli) -> dict[str, Any]:
+    """What programs are told of the engine's command line."""
+    return {"path": str(cli.path), "version": cli.version, "origin": cli.origin}
+
+
+def cli_words(cli: Cli) -> str:
+    """What people are told of the engine's command line, and why it is this one."""
+    return f"Pulumi CLI {cli.version}, {cli.path} ({WHY[cli.origin]})"
+
+
+def config(session: Session, output: Shape, *, show_origin: bool) -> None:
+    """See the command."""
+    settings = load_config_with_origins(session.flags).settings
+    rows = [(each.key, _shown(each.value), each.origin) for each in settings]
+    if show_origin:
+        data: Any = [{"key": each.key, "value": each.value, "origin": each.origin} for each in settings]
+        write(output, data, lambda: table(("SETTING", "VALUE", "ORIGIN"), rows))
+    else:
+        data = {each.key: each.value for each in settings}
+        write(output, data, lambda: table(("SETTING", "VALUE"), [row[:2] for row in rows]))
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return "-" if value is None else str(value)
