@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(autouse=True)
-def a_home_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def a_home_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes what the user of this machine keeps; the engine in the tools folder is shared."""
     for name in [name for name in os.environ if name.startswith("RUN_LAUNCHER_") and name != "RUN_LAUNCHER_TOOLS"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("RUN_LAUNCHER_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
-    yield

@@ -21,16 +21,22 @@ from launchers.launcher import RunLauncher
 from launchers.settings import Config
 from programs.args import Run
 from programs.process.template import ProcessTemplate
+from programs.provider.worker import SHIM
 
 KEPT: Final = ("state/records/", "state/templates/", "state/backend.json", "state/salt.json", "state/.pulumi/meta.yaml",
                "keys/", "logs/")  # fmt: skip
 """What may stay below a home once every run was terminated."""
-_STATUS: Final = "import sys; from launchers import *; print(launcher_for(h := WorkerHandle.from_json(sys.argv[1])).status(h).model_dump_json())"
+_STATUS: Final = """
+import sys
+from launchers import WorkerHandle, launcher_for
+handle = WorkerHandle.from_json(sys.argv[1])
+print(launcher_for(handle).status(handle).model_dump_json())
+"""
 _numbers = itertools.count()
 
 
 class ProcessRow:
-    """The target `process`. Its workers are known by a variable in their environment, which only the kernel is asked for."""
+    """The target `process`. Its workers are known by a variable in their environment, as the kernel shows it."""
 
     name = "process"
     absent: str | None = None
@@ -53,7 +59,7 @@ class ProcessRow:
         value = ProcessTemplate.model_validate({"env": env, "grace": "5s", **template})
         return load_launcher(value, config=Config(home=self.home))
 
-    def run(self, script: str, *words: str, run_id: str | None = None, **fields: Any) -> Run:
+    def run(self, script: str, *words: str, run_id: str | None = None, **fields: Any) -> Run:  # noqa: ANN401 - Run's own
         return Run(id=run_id or f"run-{next(_numbers)}", command=("sh", "-c", script, "sh", *words), **fields)
 
     def another_process(self, code: str, *words: str) -> list[str]:
@@ -69,7 +75,7 @@ class ProcessRow:
         shims = [
             each
             for each in psutil.process_iter()
-            if _command(each)[:1] == [str(_shim())] and _command(each)[1:] == [str(self._folder(run_id))]
+            if _command(each)[:1] == [str(SHIM)] and _command(each)[1:] == [str(self._folder(run_id))]
         ]
         return len(shims)
 
@@ -124,12 +130,6 @@ class ProcessRow:
                     folder = self.home if run_id is None else self._folder(run_id)
                     if any(word.startswith(str(folder)) for word in process.cmdline()):
                         yield process
-
-
-def _shim() -> Path:
-    from programs.provider.worker import SHIM
-
-    return SHIM
 
 
 def _command(process: psutil.Process) -> list[str]:
