@@ -106,3 +106,18 @@ def test_a_launcher_is_made_without_touching_the_disk(tmp_path: Path) -> None:
 
     assert not (tmp_path / "home").exists()
     assert sys.modules.get("dagster") is None
+
+
+@pytest.mark.parametrize("name", ["stacks", "programs"])
+def test_a_users_folder_named_like_ours_gives_one_clear_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").touch()
+
+    done = subprocess.run(
+        [sys.executable, "-c", "import launchers"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert done.stderr.splitlines()[-1] == (
+        f"ImportError: run-launcher's package '{name}' is hidden by {tmp_path / name}: "
+        "rename that folder, or start from another one"
+    )
