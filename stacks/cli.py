@@ -110,6 +110,7 @@ class CliEngine:
         """See Engine."""
         self.unlock(stack, claim)
         self._state.remove(stack)
+        shutil.rmtree(self._backend.scratch(stack), ignore_errors=True)  # what a killed operation left
 
     def adopt(self, deployment: Deployment, adoption: Adoption, claim: Claim, timeout: timedelta | None = None) -> None:
         """See Engine."""

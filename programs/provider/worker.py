@@ -125,6 +125,8 @@ def stop(folder: RunFolder, grace: timedelta | None = None) -> bool:
         if not await_end(worker.shim, limit):
             _signal(worker.shim, signal.SIGQUIT)
             await_end(worker.shim, _MARGIN)
+    if sys.platform == "linux" and folder.ending() is not None:
+        return True  # the shim writes it when the kernel shows it no descendant any more
     return _end_rest(worker)
 
 
@@ -213,16 +215,24 @@ def remains(worker: WorkerRecord) -> list[Identity]:
     """The processes of this worker that run now, found by session, group and marker, not by our own book-keeping."""
     token = worker.meta.get("token", "")
     found = []
+    by_number = start_time(worker.shim.pid) in {
+        None,
+        worker.shim.start_time,
+    }  # else its pid, and session, are another's
     for process in psutil.process_iter():
         born = start_time(process.pid)
-        if born is not None and born >= worker.shim.start_time and _belongs(process.pid, worker, str(token)):
+        if (
+            born is not None
+            and born >= worker.shim.start_time
+            and _belongs(process.pid, worker if by_number else None, str(token))
+        ):
             found.append(Identity(process.pid, born))
     return found
 
 
-def _belongs(pid: int, worker: WorkerRecord, token: str) -> bool:
+def _belongs(pid: int, worker: WorkerRecord | None, token: str) -> bool:
     with suppress(ProcessLookupError, PermissionError):
-        if os.getsid(pid) == worker.shim.pid or os.getpgid(pid) == worker.worker.pid:
+        if worker is not None and (os.getsid(pid) == worker.shim.pid or os.getpgid(pid) == worker.worker.pid):
             return True
     with suppress(psutil.Error, OSError):
         return bool(token) and psutil.Process(pid).environ().get(MARKER) == token
