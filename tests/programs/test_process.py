@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -137,6 +138,19 @@ def test_the_provider_answers_the_engine_that_it_was_told_of_and_nobody_else(tmp
 
     assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert psutil.pid_exists(round(float(str(answer.properties["pid"]))))
+
+
+def test_a_caller_on_the_engines_port_at_another_address_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as engines, serve() as server, socket.socket() as caller:
+        server.admit(os.getpid())
+        port = engines.getsockname()[1]
+        caller.bind(("127.0.0.2", port))
+        with socket.create_connection(("127.0.0.1", server.port)) as own:
+            allowed = server.guard.proves(f"ipv4:127.0.0.1:{own.getsockname()[1]}")
+
+        assert allowed
+        assert not server.guard.proves(f"ipv4:127.0.0.2:{port}")
+        assert not server.guard.proves(f"ipv4:127.0.0.1:{port}")
 
 
 def test_the_provider_runs_only_what_was_handed_over(tmp_path: Path) -> None:
