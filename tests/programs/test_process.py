@@ -153,6 +153,24 @@ def test_a_caller_on_the_engines_port_at_another_address_is_refused() -> None:
         assert not server.guard.proves(f"ipv4:127.0.0.1:{port}")
 
 
+def test_a_shim_that_does_not_answer_is_ended_after_the_grace(tmp_path: Path) -> None:
+    hand_over(args := made(tmp_path, "sleep", "600", grace="1s"))
+    folder = RunFolder(Path(args.context.folder))
+    record = worker.start(folder)
+    psutil.Process(record.shim.pid).suspend()
+    properties = struct_pb2.Struct()
+    properties.update({"runId": "r", "folder": str(folder.path), "graceSeconds": 1})
+    with serve() as server, grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        server.admit(os.getpid())
+        stub = provider_pb2_grpc.ResourceProviderStub(channel)
+        try:
+            stub.Delete(provider_pb2.DeleteRequest(properties=properties), timeout=20)
+        finally:
+            worker.remove(folder.path, None, timedelta(seconds=1))
+
+    assert not worker.alive(record.worker)
+
+
 def test_the_provider_runs_only_what_was_handed_over(tmp_path: Path) -> None:
     hand_over(args := made(tmp_path, "sleep", "600"))
     evil = tmp_path / "evil"
