@@ -210,19 +210,24 @@ def _end_rest(worker: WorkerRecord) -> bool:
 
 
 def remains(worker: WorkerRecord) -> list[Identity]:
-    """The processes of this worker that run now, found by session, group and marker, not by our own book-keeping."""
+    """The processes of this worker that run now, found by session and marker, not by our own book-keeping.
+
+    The worker's group is part of the shim's session. A session outlives its leader, and its number is not given to a
+    new process before it is empty: where another process has that number by now, the session is not ours any more.
+    """
     token = worker.meta.get("token", "")
+    session = worker.shim.pid if start_time(worker.shim.pid) in (None, worker.shim.start_time) else None
     found = []
     for process in psutil.process_iter():
         born = start_time(process.pid)
-        if born is not None and born >= worker.shim.start_time and _belongs(process.pid, worker, str(token)):
+        if born is not None and born >= worker.shim.start_time and _belongs(process.pid, session, str(token)):
             found.append(Identity(process.pid, born))
     return found
 
 
-def _belongs(pid: int, worker: WorkerRecord, token: str) -> bool:
+def _belongs(pid: int, session: int | None, token: str) -> bool:
     with suppress(ProcessLookupError, PermissionError):
-        if os.getsid(pid) == worker.shim.pid or os.getpgid(pid) == worker.worker.pid:
+        if os.getsid(pid) == session:
             return True
     with suppress(psutil.Error, OSError):
         return bool(token) and psutil.Process(pid).environ().get(MARKER) == token

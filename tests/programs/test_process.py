@@ -289,6 +289,29 @@ def test_a_reused_pid_is_never_signalled(tmp_path: Path) -> None:
         bystander.kill()
 
 
+def test_a_reused_group_or_session_is_never_signalled(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "r")
+    folder.make()
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as bystander:
+        start = worker.start_time(bystander.pid)
+        assert start is not None
+        record = {
+            "v": 1,
+            "boot_id": worker.boot_id(),
+            "pid_namespace": worker.pid_namespace(),
+            "shim": {"pid": bystander.pid, "start_time": start - 1},
+            "worker": {"pid": bystander.pid, "start_time": start - 1},
+            "started_at": 0,
+            "meta": {"token": "none"},
+        }
+        (folder.path / "worker.json").write_text(json.dumps(record))
+        stopped = worker.stop(folder)
+
+        assert stopped
+        assert bystander.poll() is None
+        bystander.kill()
+
+
 # ---- on disk ----
 
 
