@@ -103,8 +103,12 @@ def start(folder: RunFolder) -> WorkerRecord:
 
 
 def _run_shim(path: Path) -> list[str]:
-    """Run the shim and return the words of its report; empty if it died without one."""
-    done = subprocess.run([str(SHIM), str(path)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    """Run the shim and return the words of its report; empty if it died without one.
+
+    It gets no environment: a launcher that is itself in a worker would hand down that worker's marker, and the shim
+    would be ended with it.
+    """
+    done = subprocess.run([str(SHIM), str(path)], stdin=subprocess.DEVNULL, capture_output=True, check=False, env={})
     return done.stdout.decode("ascii", "replace").splitlines()[0].split() if done.stdout else []
 
 

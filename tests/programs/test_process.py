@@ -312,6 +312,38 @@ def test_a_reused_group_or_session_is_never_signalled(tmp_path: Path) -> None:
         bystander.kill()
 
 
+def test_a_run_that_a_worker_launched_is_left_alone_when_the_worker_ends(tmp_path: Path) -> None:
+    hand_over(inner := made(tmp_path / "inner", "sleep", "600"))
+    inner_folder = RunFolder(Path(inner.context.folder))
+    code = "import pathlib, sys; from programs.provider import folder, worker; "
+    code += "worker.start(folder.RunFolder(pathlib.Path(sys.argv[1])))"
+    hand_over(outer := made(tmp_path / "outer", sys.executable, "-c", code, str(inner_folder.path)))
+    outer_folder = RunFolder(Path(outer.context.folder))
+    assert worker.await_end(worker.start(outer_folder).shim, 60)
+    record = inner_folder.worker()
+    assert record is not None
+    assert worker.remove(outer_folder.path, None, timedelta(seconds=1))
+
+    assert worker.alive(record.shim)
+    assert worker.alive(record.worker)
+
+
+def test_the_shim_of_another_installation_is_left_alone(tmp_path: Path) -> None:
+    other = tmp_path / "site" / "programs" / "provider" / "shim"
+    other.parent.mkdir(parents=True)
+    shutil.copy(worker.SHIM, other)
+    hand_over(inner := made(tmp_path / "inner", "sleep", "600"))
+    inner_folder = RunFolder(Path(inner.context.folder))
+    hand_over(
+        outer := made(tmp_path / "outer", "sh", "-c", 'env -i "$@" | cat', "sh", str(other), str(inner_folder.path))
+    )
+    assert worker.await_end(worker.start(RunFolder(Path(outer.context.folder))).shim, 60)
+    record = inner_folder.worker()
+
+    assert record is not None
+    assert worker.alive(record.worker)
+
+
 # ---- on disk ----
 
 
