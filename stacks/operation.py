@@ -113,12 +113,14 @@ class Operation:
                 )
                 for server in serving.values():
                     server.admit(process.pid)
-                in_time = self._await(process, timeout)
+                try:
+                    in_time = self._await(process, timeout)
+                finally:
+                    if process.returncode is not None and process.returncode < 0:
+                        self.on_killed(process.pid)
                 output.seek(0)
                 text = output.read().decode(errors="replace")
             report = _read_report(events, text)
-            if process.returncode < 0:
-                self.on_killed(process.pid)
             if not in_time:
                 message = f"the engine was not done after {_in_words(timeout)} and was stopped"
                 raise TimeLimitError(message, started=Started.UNKNOWN, details=text)
@@ -141,7 +143,9 @@ class Operation:
 def end_process(process: subprocess.Popen[bytes]) -> None:
     """Cancel a process, and kill it if it will not end."""
     process.send_signal(signal.SIGTERM)
-    if not await_exit(process, _PATIENCE):
+    try:
+        await_exit(process, _PATIENCE)
+    finally:  # whoever interrupts the waiting must not leave it at work: nothing would guard the stack any more
         process.kill()
         process.wait()
 

@@ -19,10 +19,10 @@ def main() -> None:
     """Serve the engine that started this process, until it is gone."""
     engine = os.getppid()
     guard = CallerGuard()
-    guard.serve(engine)
     server = grpc.server(ThreadPoolExecutor(), interceptors=[guard])
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(RunworkerServicer(), server)
     port = server.add_insecure_port("127.0.0.1:0")
+    guard.serve(engine, port)
     server.start()
     gone = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -23,7 +23,7 @@ class Attached:
 
     def admit(self, pid: int) -> None:
         """Name the engine's process, whose calls are answered."""
-        self.guard.serve(pid)
+        self.guard.serve(pid, self.port)
 
 
 @contextmanager

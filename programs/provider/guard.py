@@ -14,6 +14,7 @@ from typing import Any, Final
 import grpc
 import psutil
 
+_MAPPED: Final = "::ffff:"  # how a socket of IPv6 shows an IPv4 address
 _PATIENCE: Final = 10.0  # seconds that an early caller waits for the engine's pid to be known
 
 
@@ -22,12 +23,12 @@ class CallerGuard(grpc.ServerInterceptor):
 
     def __init__(self) -> None:
         self._known = threading.Event()
-        self._engine: int | None = None
+        self._engine: tuple[int, int] | None = None
         self._proven: set[str] = set()
 
-    def serve(self, pid: int) -> None:
-        """Name the engine's process; calls that came before are held until now."""
-        self._engine = pid
+    def serve(self, pid: int, port: int) -> None:
+        """Name the engine's process and the port that we listen on; calls that came before are held until now."""
+        self._engine = pid, port
         self._known.set()
 
     def intercept_service(
@@ -55,23 +56,34 @@ class CallerGuard(grpc.ServerInterceptor):
         if peer in self._proven:
             return True
         self._known.wait(_PATIENCE)
-        port = peer.rpartition(":")[2]
-        if self._engine is None or not port.isdigit() or not _holds(self._engine, int(port)):
+        protocol, _, address = peer.partition(":")
+        host, _, port = address.rpartition(":")
+        if self._engine is None or protocol != "ipv4" or not port.isdigit():
+            return False
+        pid, own_port = self._engine
+        if not _holds(pid, (host, int(port)), own_port):
             return False
         self._proven.add(peer)
         return True
 
 
-def _holds(pid: int, port: int) -> bool:
+def _holds(pid: int, end: tuple[str, int], own_port: int) -> bool:
     with suppress(psutil.Error):
         process = psutil.Process(pid)
-        if _has_port(process, port):
+        if _connects(process, end, own_port):
             return True
-        return any(_has_port(child, port) for child in process.children(recursive=True))
+        return any(_connects(child, end, own_port) for child in process.children(recursive=True))
     return False
 
 
-def _has_port(process: psutil.Process, port: int) -> bool:
+def _connects(process: psutil.Process, end: tuple[str, int], own_port: int) -> bool:
+    """True if the process holds exactly this connection: a port alone may be another's, at another loopback address."""
     with suppress(psutil.Error):
-        return any(connection.laddr and connection.laddr.port == port for connection in process.net_connections("tcp"))
+        return any(
+            each.laddr
+            and each.raddr
+            and (each.laddr.ip.removeprefix(_MAPPED), each.laddr.port) == end
+            and each.raddr.port == own_port
+            for each in process.net_connections("tcp")
+        )
     return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -144,7 +145,8 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
     def Delete(self, request: provider_pb2.DeleteRequest, context: grpc.ServicerContext) -> empty_pb2.Empty:
         """End the worker with all that it started, keep its output in the archive, and remove its folder."""
         state = _plain(request.properties)
-        if not worker.remove(Path(state["folder"]), Path(state["archive"]) if state.get("archive") else None):
+        grace = timedelta(seconds=state["graceSeconds"]) if "graceSeconds" in state else None
+        if not worker.remove(Path(state["folder"]), Path(state["archive"]) if state.get("archive") else None, grace):
             context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"the worker of run {state.get('runId')} does not live here, or does not end; its folder is kept",

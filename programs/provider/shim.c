@@ -309,13 +309,19 @@ static void run_worker(const struct handover *what, int gate, int report_fd, int
 /* ---- descendants ---- */
 
 #ifdef __linux__
+/* Any installation's shim counts, one that an upgrade has removed since too: its run is not ours to end. */
 static int is_shim(const char *pid)
 {
-    char path[300];
-    struct stat own, other;
+    static const char own[] = "/programs/provider/shim", removed[] = " (deleted)";
+    char path[300], exe[4096];
     snprintf(path, sizeof path, "/proc/%s/exe", pid);
-    return stat("/proc/self/exe", &own) == 0 && stat(path, &other) == 0 && own.st_dev == other.st_dev
-        && own.st_ino == other.st_ino;
+    ssize_t got = readlink(path, exe, sizeof exe - 1);
+    if (got <= 0) return 0;
+    exe[got] = 0;
+    size_t length = (size_t)got, tail = sizeof removed - 1;
+    if (length > tail && strcmp(exe + length - tail, removed) == 0) exe[length -= tail] = 0;
+    tail = sizeof own - 1;
+    return length >= tail && strcmp(exe + length - tail, own) == 0;
 }
 
 static pid_t parent_of(const char *pid)

@@ -103,8 +103,12 @@ def start(folder: RunFolder) -> WorkerRecord:
 
 
 def _run_shim(path: Path) -> list[str]:
-    """Run the shim and return the words of its report; empty if it died without one."""
-    done = subprocess.run([str(SHIM), str(path)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    """Run the shim and return the words of its report; empty if it died without one.
+
+    It gets no environment: a launcher that is itself in a worker would hand down that worker's marker, and the shim
+    would be ended with it.
+    """
+    done = subprocess.run([str(SHIM), str(path)], stdin=subprocess.DEVNULL, capture_output=True, check=False, env={})
     return done.stdout.decode("ascii", "replace").splitlines()[0].split() if done.stdout else []
 
 
@@ -212,27 +216,24 @@ def _end_rest(worker: WorkerRecord) -> bool:
 
 
 def remains(worker: WorkerRecord) -> list[Identity]:
-    """The processes of this worker that run now, found by session, group and marker, not by our own book-keeping."""
+    """The processes of this worker that run now, found by session and marker, not by our own book-keeping.
+
+    The worker's group is part of the shim's session. A session outlives its leader, and its number is not given to a
+    new process before it is empty: where another process has that number by now, the session is not ours any more.
+    """
     token = worker.meta.get("token", "")
+    session = worker.shim.pid if start_time(worker.shim.pid) in (None, worker.shim.start_time) else None
     found = []
-    by_number = start_time(worker.shim.pid) in {
-        None,
-        worker.shim.start_time,
-    }  # else its pid, and session, are another's
     for process in psutil.process_iter():
         born = start_time(process.pid)
-        if (
-            born is not None
-            and born >= worker.shim.start_time
-            and _belongs(process.pid, worker if by_number else None, str(token))
-        ):
+        if born is not None and born >= worker.shim.start_time and _belongs(process.pid, session, str(token)):
             found.append(Identity(process.pid, born))
     return found
 
 
-def _belongs(pid: int, worker: WorkerRecord | None, token: str) -> bool:
+def _belongs(pid: int, session: int | None, token: str) -> bool:
     with suppress(ProcessLookupError, PermissionError):
-        if worker is not None and (os.getsid(pid) == worker.shim.pid or os.getpgid(pid) == worker.worker.pid):
+        if os.getsid(pid) == session:
             return True
     with suppress(psutil.Error, OSError):
         return bool(token) and psutil.Process(pid).environ().get(MARKER) == token

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -139,6 +140,37 @@ def test_the_provider_answers_the_engine_that_it_was_told_of_and_nobody_else(tmp
     assert psutil.pid_exists(round(float(str(answer.properties["pid"]))))
 
 
+def test_a_caller_on_the_engines_port_at_another_address_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as engines, serve() as server, socket.socket() as caller:
+        server.admit(os.getpid())
+        port = engines.getsockname()[1]
+        caller.bind(("127.0.0.2", port))
+        with socket.create_connection(("127.0.0.1", server.port)) as own:
+            allowed = server.guard.proves(f"ipv4:127.0.0.1:{own.getsockname()[1]}")
+
+        assert allowed
+        assert not server.guard.proves(f"ipv4:127.0.0.2:{port}")
+        assert not server.guard.proves(f"ipv4:127.0.0.1:{port}")
+
+
+def test_a_shim_that_does_not_answer_is_ended_after_the_grace(tmp_path: Path) -> None:
+    hand_over(args := made(tmp_path, "sleep", "600", grace="1s"))
+    folder = RunFolder(Path(args.context.folder))
+    record = worker.start(folder)
+    psutil.Process(record.shim.pid).suspend()
+    properties = struct_pb2.Struct()
+    properties.update({"runId": "r", "folder": str(folder.path), "graceSeconds": 1})
+    with serve() as server, grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        server.admit(os.getpid())
+        stub = provider_pb2_grpc.ResourceProviderStub(channel)
+        try:
+            stub.Delete(provider_pb2.DeleteRequest(properties=properties), timeout=20)
+        finally:
+            worker.remove(folder.path, None, timedelta(seconds=1))
+
+    assert not worker.alive(record.worker)
+
+
 def test_the_provider_runs_only_what_was_handed_over(tmp_path: Path) -> None:
     hand_over(args := made(tmp_path, "sleep", "600"))
     evil = tmp_path / "evil"
@@ -255,6 +287,61 @@ def test_a_reused_pid_is_never_signalled(tmp_path: Path) -> None:
         assert stopped
         assert bystander.poll() is None
         bystander.kill()
+
+
+def test_a_reused_group_or_session_is_never_signalled(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "r")
+    folder.make()
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as bystander:
+        start = worker.start_time(bystander.pid)
+        assert start is not None
+        record = {
+            "v": 1,
+            "boot_id": worker.boot_id(),
+            "pid_namespace": worker.pid_namespace(),
+            "shim": {"pid": bystander.pid, "start_time": start - 1},
+            "worker": {"pid": bystander.pid, "start_time": start - 1},
+            "started_at": 0,
+            "meta": {"token": "none"},
+        }
+        (folder.path / "worker.json").write_text(json.dumps(record))
+        stopped = worker.stop(folder)
+
+        assert stopped
+        assert bystander.poll() is None
+        bystander.kill()
+
+
+def test_a_run_that_a_worker_launched_is_left_alone_when_the_worker_ends(tmp_path: Path) -> None:
+    hand_over(inner := made(tmp_path / "inner", "sleep", "600"))
+    inner_folder = RunFolder(Path(inner.context.folder))
+    code = "import pathlib, sys; from programs.provider import folder, worker; "
+    code += "worker.start(folder.RunFolder(pathlib.Path(sys.argv[1])))"
+    hand_over(outer := made(tmp_path / "outer", sys.executable, "-c", code, str(inner_folder.path)))
+    outer_folder = RunFolder(Path(outer.context.folder))
+    assert worker.await_end(worker.start(outer_folder).shim, 60)
+    record = inner_folder.worker()
+    assert record is not None
+    assert worker.remove(outer_folder.path, None, timedelta(seconds=1))
+
+    assert worker.alive(record.shim)
+    assert worker.alive(record.worker)
+
+
+def test_the_shim_of_another_installation_is_left_alone(tmp_path: Path) -> None:
+    other = tmp_path / "site" / "programs" / "provider" / "shim"
+    other.parent.mkdir(parents=True)
+    shutil.copy(worker.SHIM, other)
+    hand_over(inner := made(tmp_path / "inner", "sleep", "600"))
+    inner_folder = RunFolder(Path(inner.context.folder))
+    hand_over(
+        outer := made(tmp_path / "outer", "sh", "-c", 'env -i "$@" | cat', "sh", str(other), str(inner_folder.path))
+    )
+    assert worker.await_end(worker.start(RunFolder(Path(outer.context.folder))).shim, 60)
+    record = inner_folder.worker()
+
+    assert record is not None
+    assert worker.alive(record.worker)
 
 
 # ---- on disk ----

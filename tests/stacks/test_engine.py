@@ -196,6 +196,32 @@ def test_a_program_that_hangs_is_stopped_at_the_time_limit_and_leaves_no_lock(be
     assert [path for path in bench.backend.root.rglob("*") if "locks" in path.parts and path.is_file()] == []
 
 
+def test_an_interrupted_operation_leaves_no_process_and_no_lock(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine is stopped, so that it has to be killed; the second interrupt comes while it gets its time to end."""
+    stack, never = stack_name("r", 0), threading.Event()
+    pids: list[int] = []
+
+    def program() -> None:
+        never.wait(30)
+
+    def interrupted(process: subprocess.Popen[bytes], seconds: float | None) -> bool:  # noqa: ARG001 - await_exit's
+        if not pids:
+            while not list(bench.backend.root.glob(".pulumi/locks/**/*.json")):
+                assert process.poll() is None
+            process.send_signal(signal.SIGSTOP)
+        pids.append(process.pid)
+        never.set()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stacks.operation.await_exit", interrupted)
+    with bench.claimed(stack) as claim, pytest.raises(KeyboardInterrupt):
+        bench.engine.up(Deployment(stack, program), claim, LIMIT)
+
+    assert len(pids) == 2
+    assert not psutil.pid_exists(pids[0])
+    assert not list(bench.backend.root.glob(".pulumi/locks/**/*.json"))
+
+
 def test_the_lock_of_an_engine_that_was_killed_is_broken(bench: Bench) -> None:
     stack, begun, never = stack_name("r", 0), threading.Event(), threading.Event()
 
