@@ -10,6 +10,8 @@ Importing this package loads neither Pulumi nor any target's SDK; each name is l
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,6 +59,22 @@ _HOMES = {
     "launcher_for": "launchers.factory",
     "load_launcher": "launchers.factory",
 }
+
+
+def _refuse_strangers() -> None:
+    """Raise ImportError where a folder of the user's with the name of one of our packages would be imported."""
+    own = Path(__file__).parent.parent
+    for name in ("programs", "stacks"):
+        spec = find_spec(name)
+        if spec is None or spec.origin is None or Path(spec.origin).parent.parent != own:
+            there = "nowhere" if spec is None else next(iter(spec.submodule_search_locations or [str(spec.origin)]))
+            message = (
+                f"run-launcher's package {name!r} is hidden by {there}: rename that folder, or start from another one"
+            )
+            raise ImportError(message)
+
+
+_refuse_strangers()
 
 
 def __getattr__(name: str) -> object:

@@ -8,6 +8,8 @@ import sys
 
 def main() -> None:
     """Run the command line; ends the process with the exit code that the command answers with."""
+    if sys.platform == "win32":
+        sys.exit("run-launcher: this runs on Linux and macOS; on Windows use WSL")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character gets its code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import shutil
 import signal
@@ -33,11 +34,15 @@ _REASONS: Final = {
 }
 """What the shim writes, in our words; any other end is the command's own."""
 _STAGES: Final = {
-    "command": "cannot run {command!r}: {why}",
-    "folder": "cannot enter the working folder {cwd!r}: {why}",
-    "limit": "the platform does not allow the template's limits: {why}",
-    "start_timeout": "{command!r} did not start within the template's start_timeout",
+    "command": "its command cannot be executed: {why} (a script's first line may name a program that is not there)",
+    "folder": "its working folder cannot be entered: {why}",
+    "limit": "the system does not allow the template's limits: {why}",
+    "output": "its output file cannot be opened: {why}",
+    "start_timeout": "it did not start within the template's start_timeout",
+    "terminated": "it was terminated before it started",
+    "closed": "it was terminated before it started",
 }
+"""The stages at which a start fails, as the shim names them; any other is the system's own failure."""
 _MAX_ARGUMENT: Final = 131072  # bytes of one word: MAX_ARG_STRLEN of Linux
 _FOLLOW: Final = 0.05  # seconds between two looks at a log that is followed
 
@@ -118,8 +123,12 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
         """See RunLauncher."""
         from programs.provider.servicer import START_FAILED  # noqa: PLC0415
 
-        _, mark, rest = details.partition(START_FAILED)
-        return f"the worker did not start: {rest.splitlines()[0].strip()}" if mark else None
+        match = re.search(rf"{re.escape(START_FAILED)} ([\w ]+) (\d+):", details)
+        if match is None:
+            return None
+        why = os.strerror(int(match[2]))
+        account = _STAGES.get(match[1], f"{match[1]}: {{why}}").format(why=why)
+        return f"the worker did not start: {account}"
 
     def facts(self, record: Record) -> Mapping[str, str]:
         """See RunLauncher: folder, limits met, and what was used."""

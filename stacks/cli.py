@@ -120,16 +120,9 @@ class CliEngine:
         merged = adopted(stack, adoption, latest.get("secrets_providers") or {})
         self._state.write(stack, {**merged, "manifest": latest["manifest"]})
         with self._operation(stack, claim) as work:
-            arguments = [
-                "refresh",
-                "-s",
-                stack.full,
-                "--skip-preview",
-                "--yes",
-                "--suppress-progress",
-                "--suppress-outputs",
-            ]
-            work.run(arguments, deployment.providers, timeout)
+            self._declare(work, deployment)
+            with work.serving(deployment.program) as address:  # it is not run, but a project has to have one
+                work.run(["refresh", f"--client={address}", "-s", stack.full, *_INLINE], deployment.providers, timeout)
 
     def forget_pending(self, stack: StackName, claim: Claim) -> list[str]:  # noqa: ARG002 - the claim is the licence
         """See Engine."""

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -149,9 +150,11 @@ def end_process(process: subprocess.Popen[bytes]) -> None:
 def operation(cli: Cli, folder: Path, environment: Mapping[str, str], note: Path | None = None) -> Iterator[Operation]:
     """A fresh folder for one operation, removed at its end; what an earlier one left there is removed first."""
     refuse_fork()
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _refuse_foreign(folder.parent)
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "project").mkdir(parents=True, mode=0o700)
-    folder.chmod(0o700)
+    folder.mkdir(mode=0o700)
+    (folder / "project").mkdir()
     path = os.pathsep.join([*map(str, cli.extra_path), str(cli.path.parent), os.environ.get("PATH", os.defpath)])
     own = {name: value for name, value in os.environ.items() if not name.startswith("PULUMI_")}
     fixed = {
@@ -169,6 +172,14 @@ def operation(cli: Cli, folder: Path, environment: Mapping[str, str], note: Path
         yield Operation(cli, folder, {**own, **fixed, **environment}, note or folder / "pid")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raise EngineError for a folder that somebody else made or can write to: what stands in it would steer us."""
+    info = folder.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
+        message = f"{folder} must be a folder that only this user can write to: remove it, or choose another home"
+        raise EngineError(message)
 
 
 def refuse_fork() -> None:

@@ -57,7 +57,10 @@ class ProcessRow:
     def launcher(self, **template: object) -> RunLauncher[Any]:
         env = {"PYTHONUNBUFFERED": "1", "CONTRACT_ROW": self._mark}
         value = ProcessTemplate.model_validate({"env": env, "grace": "5s", **template})
-        return load_launcher(value, config=Config(home=self.home))
+        return load_launcher(value, config=self.config())
+
+    def config(self) -> Config:
+        return Config(home=self.home)
 
     def run(self, script: str, *words: str, run_id: str | None = None, **fields: Any) -> Run:  # noqa: ANN401 - Run's own
         return Run(id=run_id or f"run-{next(_numbers)}", command=("sh", "-c", script, "sh", *words), **fields)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import os
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from launchers.workspace import Workspace
 
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
+_DISK: Final = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR}
 _BROKEN_PIPE: Final = 141  # 128 + SIGPIPE
 Body = Callable[..., int | None]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show all that an error knows.")]
@@ -61,6 +63,11 @@ class Session:
             # Nobody reads on: let the interpreter's last flush go nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return _BROKEN_PIPE
+        if isinstance(error, OSError) and error.errno in _DISK and not self.verbose:
+            where = error.filename or "a file below the home folder"
+            say(f"run-launcher: {where}: {error.strerror}: what is kept of runs cannot be written there; make room or")
+            say("  give this user the right to write, or choose another folder with RUN_LAUNCHER_HOME or --home")
+            return 1
         if self.verbose:
             say("".join(traceback.format_exception(error)).rstrip())
         hint = "" if self.verbose else " (-v shows where)"

@@ -7,6 +7,7 @@ its port, or the engine's, cannot make it run a command of their own.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -124,7 +125,10 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
         except (ForeignFolderError, _RefusedError) as error:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         except worker.StartError as error:
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{START_FAILED} {error.stage} {error.errno}: {error}")
+            context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"{START_FAILED} {error.stage} {error.errno}: {os.strerror(error.errno)}",
+            )
         return provider_pb2.CreateResponse(id=folder.path.name, properties=_struct({**inputs, **_identity(record)}))
 
     def Read(self, request: provider_pb2.ReadRequest, context: grpc.ServicerContext) -> object:

@@ -1,0 +1,123 @@
+"""Inside somebody else's program: forks, threads, event loops, and nothing of that program is touched."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from targets import ProcessRow
+
+from launchers import WorkerState, launcher_for, load_launcher
+
+LIMIT = timedelta(seconds=60)
+_FORK = """
+import os, sys
+from launchers import Run, load_launcher
+launcher = load_launcher("process")
+handle = launcher.launch(Run(id="before", command=("sleep", "600"))).handle
+child = os.fork()
+if child == 0:
+    print(launcher.status(handle).state, flush=True)
+    for act in (lambda: launcher.launch(Run(id="after", command=("sleep", "600"))), lambda: launcher.terminate(handle)):
+        try:
+            act()
+        except Exception as error:
+            print(type(error).__name__, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+print(launcher.workspace.records.ids(), launcher.terminate(handle).left)
+"""
+
+
+@pytest.fixture
+def row(tmp_path: Path) -> Iterator[ProcessRow]:
+    row = ProcessRow(tmp_path)
+    yield row
+    launcher = row.launcher()
+    for run_id in launcher.workspace.records.ids():
+        launcher.terminate(run_id)
+    assert row.leftovers() == []
+
+
+def test_a_fork_can_look_and_is_told_why_it_cannot_launch(row: ProcessRow) -> None:
+    done = subprocess.run(row.another_process(_FORK), capture_output=True, text=True, check=False, timeout=60)
+
+    assert done.stdout.splitlines() == ["RUNNING", "ForkedError", "ForkedError", "['before'] 0"], done.stderr
+
+
+def test_it_works_inside_a_running_event_loop(row: ProcessRow) -> None:
+    async def cell() -> int | None:
+        launcher = row.launcher()
+        return launcher.wait(launcher.launch(row.run("exit 4")).handle, timeout=LIMIT).exit_code
+
+    assert asyncio.run(cell()) == 4
+
+
+def test_one_launcher_serves_many_threads(row: ProcessRow) -> None:
+    launcher = row.launcher()
+    runs = [row.run('exit "$1"', str(number)) for number in range(8)]
+
+    def life(run: object) -> int | None:
+        handle = launcher.launch(run).handle  # type: ignore[arg-type] # a Run, through map
+        code = launcher.wait(handle, timeout=LIMIT).exit_code
+        launcher.terminate(handle)
+        return code
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(life, runs)) == list(range(8))
+
+
+def test_the_process_around_it_is_left_alone(row: ProcessRow, capfd: pytest.CaptureFixture[str]) -> None:
+    def around() -> tuple[object, ...]:
+        handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)]
+        return dict(os.environ), Path.cwd(), handlers, logging.getLogger().handlers, os.umask(0o022)
+
+    os.umask(0o022)
+    before, threads = around(), threading.active_count()
+    launcher = row.launcher()
+    launcher.terminate(launcher.launch(row.run("exit 0")).handle)
+
+    assert around() == before
+    assert threading.active_count() <= threads
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_run_is_watched_by_its_id_or_its_handle_alone(row: ProcessRow) -> None:
+    handle = row.launcher().launch(row.run("sleep 600")).handle
+    config = row.config()
+
+    assert launcher_for(handle.run_id, config=config).status(handle.run_id).state is WorkerState.RUNNING
+    assert launcher_for(handle, config=config).template.grace == timedelta(seconds=5)
+    assert launcher_for(handle, config=config).terminate(handle).left == 0
+
+
+def test_a_launcher_is_made_without_touching_the_disk(tmp_path: Path) -> None:
+    load_launcher("process")
+
+    assert not (tmp_path / "home").exists()
+    assert sys.modules.get("dagster") is None
+
+
+@pytest.mark.parametrize("name", ["stacks", "programs"])
+def test_a_users_folder_named_like_ours_gives_one_clear_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").touch()
+
+    done = subprocess.run(
+        [sys.executable, "-c", "import launchers"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert done.stderr.splitlines()[-1] == (
+        f"ImportError: run-launcher's package '{name}' is hidden by {tmp_path / name}: "
+        "rename that folder, or start from another one"
+    )

@@ -1,0 +1,314 @@
+"""The process program under Mocks, on disk, and its provider as anybody could reach it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pulumi
+import pytest
+from google.protobuf import struct_pb2
+from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc
+
+from launchers import ProcessTemplate, Run
+from programs.args import Context, ProgramArgs, fingerprints, local_paths
+from programs.process.environment import build_environment
+from programs.process.program import hand_over, program
+from programs.provider import worker
+from programs.provider.attach import serve
+from programs.provider.folder import ForeignFolderError, RunFolder
+from programs.provider.servicer import PROCESS
+from stacks.errors import UsageError
+from stacks.setup import ensure_cli, ensure_language_host, tools_folder
+
+PROJECT = Path(worker.__file__).parents[1] / "process"
+NOBODY = 65534
+
+
+def made(
+    tmp_path: Path, *command: str, run: dict[str, Any] | None = None, **template: object
+) -> ProgramArgs[ProcessTemplate]:
+    value = ProcessTemplate.model_validate(template)
+    folder, archive = local_paths(tmp_path, "00", "r")
+    wanted = Run(id="r", command=command, **(run or {}))
+    digest = value.digest()
+    context = Context(
+        backend="b",
+        template="t",
+        digest=digest,
+        fingerprint=fingerprints(wanted, digest)["all"],
+        place=worker.place(),
+        folder=str(folder),
+        archive=str(archive),
+        cwd=str(tmp_path),
+    )
+    return ProgramArgs(template=value, run=wanted, context=context)
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs_on(tmp_path: Path) -> Iterator[None]:
+    yield
+    for folder in tmp_path.glob("**/runs/*/*"):
+        assert worker.remove(folder, None, timedelta(seconds=1))
+
+
+# ---- under Mocks ----
+
+
+class Recorder(pulumi.runtime.Mocks):
+    """Answers like the engine, and keeps what was registered."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, Any] = {}
+
+    def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
+        self.inputs[args.typ] = args.inputs
+        identity = {"pid": 7, "startTime": "8", "bootId": "b", "pidNamespace": "1"}
+        return "id", {**args.inputs, **identity}
+
+    def call(self, args: pulumi.runtime.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
+        raise AssertionError(args.token)
+
+
+def test_the_state_holds_names_of_the_environment_and_no_value(tmp_path: Path) -> None:
+    recorder = Recorder()
+    pulumi.runtime.set_mocks(recorder, preview=True)
+    args = made(tmp_path, "sh", "-c", "exit", run={"env": {"TOKEN": "s3cr3t"}}, secrets={"KEY": {"env": "HOME"}})
+
+    pulumi.runtime.test(lambda: program(args))()  # type: ignore[no-untyped-call] # it publishes no types
+
+    inputs = recorder.inputs[PROCESS]
+    assert inputs["environmentNames"] == ["KEY", "PYTHONUNBUFFERED", "TOKEN"]
+    assert inputs["command"] == ["sh", "-c", "exit"]
+    assert inputs["labels"]["run-launcher/run-id"] == "r"
+    assert "s3cr3t" not in json.dumps(recorder.inputs)
+    assert not Path(args.context.folder).exists()
+
+
+def test_the_worker_never_inherits_the_engines_variables() -> None:
+    run = Run(id="r", command=("true",), env={"B": "run"})
+    template = ProcessTemplate(env={"A": "template", "B": "template"})
+    inherited = {"PULUMI_CONFIG_PASSPHRASE": "x", "PATH": "/bin", "A": "caller"}
+
+    assert build_environment(template, run, inherited) == {"PATH": "/bin", "A": "template", "B": "run"}
+    assert build_environment(ProcessTemplate(inherit_env=False, env={}), run, inherited) == {"B": "run"}
+
+
+@pytest.mark.parametrize("source", [{"env": "NOT_THERE"}, {"file": "/not/there"}])
+def test_a_secret_that_is_not_there_is_named_by_its_reference(source: dict[str, str]) -> None:
+    template = ProcessTemplate.model_validate({"secrets": {"KEY": source}})
+
+    with pytest.raises(UsageError, match=rf"KEY.*{next(iter(source.values()))}"):
+        build_environment(template, Run(id="r", command=("true",)), {})
+
+
+# ---- the provider, as anybody could reach it ----
+
+
+def create(port: int, folder: Path, *command: str) -> provider_pb2.CreateResponse:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        properties = struct_pb2.Struct()
+        properties.update({"runId": "r", "folder": str(folder), "command": list(command)})
+        stub = provider_pb2_grpc.ResourceProviderStub(channel)
+        answer: provider_pb2.CreateResponse = stub.Create(provider_pb2.CreateRequest(properties=properties))
+        return answer
+
+
+def test_the_provider_answers_the_engine_that_it_was_told_of_and_nobody_else(tmp_path: Path) -> None:
+    hand_over(args := made(tmp_path, "sleep", "600"))
+    folder = Path(args.context.folder)
+    with subprocess.Popen(["sleep", "600"]) as stranger, serve() as server:
+        server.admit(stranger.pid)
+        with pytest.raises(grpc.RpcError) as refused:
+            create(server.port, folder, "sleep", "600")
+        stranger.kill()
+    with serve() as server:
+        server.admit(os.getpid())
+        answer = create(server.port, folder, "sleep", "600")
+
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert psutil.pid_exists(round(float(str(answer.properties["pid"]))))
+
+
+def test_the_provider_runs_only_what_was_handed_over(tmp_path: Path) -> None:
+    hand_over(args := made(tmp_path, "sleep", "600"))
+    evil = tmp_path / "evil"
+    with serve() as server:
+        server.admit(os.getpid())
+        with pytest.raises(grpc.RpcError, match="handed over"):
+            create(server.port, Path(args.context.folder), "touch", str(evil))
+        with pytest.raises(grpc.RpcError):
+            create(server.port, tmp_path / "absent", "touch", str(evil))
+
+    assert not evil.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
+    hand_over(args := made(tmp_path, "sleep", "600"))
+    folder = Path(args.context.folder)
+    os.chown(folder, NOBODY, NOBODY)
+
+    with pytest.raises(ForeignFolderError):
+        RunFolder(folder).check()
+    os.chown(folder, 0, 0)
+    os.chown(folder / "handover", NOBODY, NOBODY)
+    with pytest.raises(ForeignFolderError):
+        RunFolder(folder).handed_over()
+    with pytest.raises(worker.StartError, match="not permitted"):
+        worker.start(RunFolder(folder))
+    shutil.rmtree(folder)
+
+
+def test_a_link_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+
+    with pytest.raises(ForeignFolderError):
+        RunFolder(tmp_path / "link").make()
+
+
+# ---- the shim ----
+
+
+def test_the_shim_takes_at_most_two_megabytes(tmp_path: Path) -> None:
+    hand_over(args := made(tmp_path, "sleep", "600"))
+    record = worker.start(RunFolder(Path(args.context.folder)))
+
+    assert psutil.Process(record.shim.pid).memory_info().rss <= 2 * 2**20
+
+
+def test_a_folder_that_was_closed_starts_nothing(tmp_path: Path) -> None:
+    hand_over(args := made(tmp_path, "sleep", "600"))
+    folder = RunFolder(Path(args.context.folder))
+    folder.close()
+
+    with pytest.raises(worker.StartError):
+        worker.start(folder)
+    assert worker.remove(folder.path, None)
+
+
+@pytest.mark.parametrize(
+    ("limits", "script", "sign"),
+    [
+        ({"memory": "64Mi"}, "exec {python} -c 'bytearray(500 * 2**20)'", "exit 1"),
+        ({"cpu_time": "1s"}, "while :; do :; done", "signal 24"),
+        ({"open_files": 8}, 'test "$(ulimit -n)" = 8 || exit 9; exit 4', "exit 4"),
+    ],
+)
+def test_the_templates_limits_hold(tmp_path: Path, limits: dict[str, object], script: str, sign: str) -> None:
+    hand_over(args := made(tmp_path, "sh", "-c", script.format(python=sys.executable), limits=limits))
+    folder = RunFolder(Path(args.context.folder))
+    record = worker.start(folder)
+    assert worker.await_end(record.shim, 30)
+    ending = folder.ending()
+
+    assert ending is not None
+    assert sign == (f"exit {ending.exit_code}" if ending.signal is None else f"signal {ending.signal}")
+
+
+def test_a_killed_shim_takes_its_worker_along_and_the_rest_is_found(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    hand_over(args := made(tmp_path, "sh", "-c", f"setsid sleep 600 & touch {ready}; exec sleep 600"))
+    folder = RunFolder(Path(args.context.folder))
+    record = worker.start(folder)
+    while not ready.exists():
+        assert worker.alive(record.shim)
+    psutil.Process(record.shim.pid).kill()
+
+    assert worker.await_end(record.worker, 10)
+    assert worker.stop(folder)
+    assert worker.remains(record) == []
+
+
+def test_a_reused_pid_is_never_signalled(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "r")
+    folder.make()
+    with subprocess.Popen(["sleep", "600"]) as bystander:
+        start = worker.start_time(bystander.pid)
+        assert start is not None
+        identity = {"pid": bystander.pid, "start_time": start - 1}
+        (folder.path / "worker.json").write_text(
+            json.dumps(
+                {
+                    "v": 1,
+                    "boot_id": worker.boot_id(),
+                    "pid_namespace": worker.pid_namespace(),
+                    "shim": identity,
+                    "worker": {**identity, "pid": 2**22 + 1},
+                    "started_at": 0,
+                    "meta": {"token": "none"},
+                }
+            )
+        )
+        stopped = worker.stop(folder)
+
+        assert stopped
+        assert bystander.poll() is None
+        bystander.kill()
+
+
+# ---- on disk ----
+
+
+def test_pulumi_up_in_the_programs_folder_debugs_a_template(tmp_path: Path) -> None:
+    cli = ensure_language_host(ensure_cli(tools_folder(), print), tools_folder(), print)
+    path = [str(Path(sys.executable).parent), *map(str, cli.extra_path), str(cli.path.parent), os.environ["PATH"]]
+    environment = {
+        "PATH": os.pathsep.join(path),
+        "HOME": str(tmp_path),
+        "RUN_LAUNCHER_HOME": str(tmp_path / "home"),
+        "PULUMI_HOME": str(tmp_path / "pulumi"),
+        "PULUMI_BACKEND_URL": f"file://{tmp_path}",
+        "PULUMI_CONFIG_PASSPHRASE": "debug",
+        "PULUMI_SKIP_UPDATE_CHECK": "1",
+        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+    }
+    project = tmp_path / "project"
+    shutil.copytree(PROJECT, project)
+    marker = tmp_path / "marker"
+    value = {
+        "template": {"grace": "1s"},
+        "run": {"id": "mine", "command": ["sh", "-c", f"echo $A >{marker}; sleep 600"]},
+    }
+
+    def pulumi_command(*arguments: str) -> str:
+        done = subprocess.run(
+            [str(cli.path), "--non-interactive", *arguments],
+            cwd=project,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    pulumi_command("stack", "init", "dev")
+    pulumi_command("config", "set", "run-launcher:args", json.dumps(value))
+    pulumi_command("config", "set", "--secret", "run-launcher:secrets", json.dumps({"A": "s3cr3t"}))
+    pulumi_command("up", "--yes", "--skip-preview")
+    handle = json.loads(pulumi_command("stack", "output", "handle", "--json"))
+    state = pulumi_command("stack", "export")
+    again = pulumi_command("up", "--yes", "--skip-preview")
+    pid = int(handle["coordinates"]["pid"])
+    alive = psutil.pid_exists(pid)
+    while not marker.exists() or not marker.read_text():
+        assert psutil.pid_exists(pid)
+    pulumi_command("destroy", "--yes", "--skip-preview")
+
+    assert (handle["run_id"], handle["target"], alive) == ("mine", "process", True)
+    assert marker.read_text() == "s3cr3t\n"
+    assert "s3cr3t" not in state
+    assert "2 unchanged" in again
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert list((tmp_path / "home" / "runs").glob("*/*")) == []

@@ -1,0 +1,289 @@
+"""The engine on real stacks: what the plain `pulumi` sees of them, adoption, locks, keys, time limits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pulumi
+import pytest
+
+from launchers import ProcessTemplate, Run
+from launchers.process import ProcessLauncher
+from launchers.workspace import Workspace
+from programs.args import ProgramArgs
+from programs.process.program import hand_over, resource_inputs
+from programs.provider import worker
+from programs.provider.folder import RunFolder
+from programs.provider.servicer import PROCESS
+from stacks.backend import Backend
+from stacks.claims import Claim, lease_expired
+from stacks.cli import CliEngine
+from stacks.engine import Adoption, Deployment, StackName, stack_name
+from stacks.errors import EngineError, KeyMismatchError, StackLockedError, TimeLimitError
+from stacks.processes import ProcessIdentity
+from stacks.setup import Cli, ensure_cli, tools_folder
+
+LIMIT = timedelta(seconds=60)
+_HOLD = """
+import datetime, pathlib, sys
+from stacks.backend import Backend
+from stacks.engine import stack_name
+backend = Backend.at(pathlib.Path(sys.argv[1]))
+with backend.claims.hold(stack_name("r", 0), "launch", datetime.timedelta(0)):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@dataclass
+class Bench:
+    """An engine with a backend of its own, and a launcher that makes process programs for it."""
+
+    backend: Backend
+    engine: CliEngine
+    launcher: ProcessLauncher
+    cli: Cli
+
+    @contextmanager
+    def claimed(self, stack: StackName) -> Iterator[Claim]:
+        with self.backend.claims.hold(stack, "test", LIMIT) as claim:
+            yield claim
+
+    def args(self, *command: str, run_id: str = "r") -> ProgramArgs[ProcessTemplate]:
+        return self.launcher.args(Run(id=run_id, command=command), self.backend.open())
+
+    def plain(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """The `pulumi` command as a user calls it, with nothing but the backend and its key."""
+        environment = {
+            "HOME": str(self.backend.home),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PULUMI_BACKEND_URL": self.backend.url,
+            "PULUMI_CONFIG_PASSPHRASE_FILE": str(self.backend.key_file()),
+            "PULUMI_SKIP_UPDATE_CHECK": "1",
+            "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+        }
+        command = [str(self.cli.path), "--non-interactive", *arguments]
+        return subprocess.run(
+            command, env=environment, cwd=self.backend.home, capture_output=True, text=True, check=check
+        )
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    backend = Backend.at(tmp_path / "home")
+    cli = ensure_cli(tools_folder(), print)
+    backend.open()
+    workspace = Workspace(backend, progress=print)
+    launcher = ProcessLauncher(workspace, ProcessTemplate(grace=timedelta(seconds=1)), "test")
+    made = Bench(backend, CliEngine(backend, lambda: cli), launcher, cli)
+    yield made
+    for folder in backend.home.glob("runs/*/*"):
+        launcher_found = [found for found in launcher.find(None) if found.handle.coordinates["folder"] == str(folder)]
+        for found in launcher_found:
+            launcher.remove(found, timedelta(seconds=1))
+
+
+def exporting(value: object) -> Callable[[], None]:
+    return lambda: pulumi.export("value", value)
+
+
+@pytest.mark.smoke
+def test_a_stack_is_made_previewed_destroyed_and_forgotten(bench: Bench) -> None:
+    args = bench.args("sleep", "600")
+    deployment = bench.launcher.deployment(args)
+    before = bench.engine.preview(deployment)
+    with bench.claimed(deployment.stack) as claim:
+        outputs = bench.engine.up(deployment, claim, LIMIT)
+        after = bench.engine.preview(deployment)
+        seen = list(bench.engine.stacks())
+        objects = bench.engine.destroy(deployment.stack, claim, bench.launcher.providers())
+        bench.engine.remove(deployment.stack, claim)
+
+    assert {change.operation for change in before} == {"create"}
+    assert {change.operation for change in after} == {"same"}
+    assert outputs["handle"]["run_id"] == "r"
+    assert (seen, objects) == ([deployment.stack], 1)
+    assert bench.engine.outputs(deployment.stack) is None
+    assert [path for path in bench.backend.root.rglob("*") if path.is_file() and path.name.split(".")[0] == "r"] == []
+
+
+def test_a_plain_pulumi_reads_and_ends_what_the_engine_made(bench: Bench) -> None:
+    args = bench.args("sleep", "600")
+    stack = stack_name("r", 0)
+    with bench.claimed(stack) as claim:
+        bench.engine.up(bench.launcher.deployment(args), claim, LIMIT)
+    there = RunFolder(Path(args.context.folder)).worker()
+    assert there is not None
+
+    listed = json.loads(bench.plain("stack", "ls", "--all", "--json").stdout)
+    output = json.loads(bench.plain("stack", "output", "handle", "-s", stack.full, "--json").stdout)
+    bench.plain("destroy", "-s", stack.full, "--yes", "--skip-preview")
+
+    assert [each["name"] for each in listed] == [stack.full]
+    assert output["coordinates"]["pid"] == there.worker.pid
+    assert not psutil.pid_exists(there.shim.pid) or psutil.Process(there.shim.pid).status() == psutil.STATUS_ZOMBIE
+    assert not Path(args.context.folder).exists()
+    assert Path(args.context.archive).exists()
+
+
+def test_an_adopted_worker_is_unchanged_at_preview_and_ends_with_a_plain_destroy(bench: Bench) -> None:
+    args = bench.args("sleep", "600")
+    hand_over(args)
+    record = worker.start(RunFolder(Path(args.context.folder)))
+    deployment = bench.launcher.deployment(args)
+    inputs = resource_inputs(args)
+    outputs = {
+        **inputs,
+        "pid": record.worker.pid,
+        "startTime": str(record.worker.start_time),
+        "bootId": record.boot_id,
+        "pidNamespace": str(record.pid_namespace),
+    }
+    with bench.claimed(deployment.stack) as claim:
+        bench.engine.adopt(deployment, Adoption(PROCESS, "worker", "r", inputs, outputs), claim, LIMIT)
+    changes = {
+        change.urn.rpartition("::")[0].rpartition("::")[2]: change.operation
+        for change in bench.engine.preview(deployment)
+    }
+    bench.plain("destroy", "-s", deployment.stack.full, "--yes", "--skip-preview")
+
+    assert changes[PROCESS] == "same"
+    assert changes["pulumi:providers:runworker"] == "same"
+    assert not worker.alive(record.shim)
+
+
+def test_a_changed_program_keeps_the_worker_that_runs(bench: Bench) -> None:
+    first, second = bench.args("sleep", "600"), bench.args("sleep", "601")
+    with bench.claimed(stack_name("r", 0)) as claim:
+        one = bench.engine.up(bench.launcher.deployment(first), claim, LIMIT)
+        two = bench.engine.up(bench.launcher.deployment(second), claim, LIMIT)
+
+    assert one["handle"]["coordinates"] == two["handle"]["coordinates"]
+
+
+def test_an_error_of_the_program_comes_out_as_itself(bench: Bench) -> None:
+    def program() -> None:
+        message = "no such secret"
+        raise EngineError(message)
+
+    stack = stack_name("r", 0)
+    with bench.claimed(stack) as claim, pytest.raises(EngineError, match=r"^no such secret$"):
+        bench.engine.up(Deployment(stack, program), claim, LIMIT)
+
+
+def test_a_program_that_hangs_is_stopped_at_the_time_limit_and_leaves_no_lock(bench: Bench) -> None:
+    stack, never = stack_name("r", 0), threading.Event()
+    with bench.claimed(stack) as claim:
+        threading.Timer(6, never.set).start()
+        with pytest.raises(TimeLimitError):
+            bench.engine.up(Deployment(stack, lambda: (never.wait(), None)[1]), claim, timedelta(seconds=2))
+        outputs = bench.engine.up(Deployment(stack, exporting(1)), claim, LIMIT)
+
+    assert outputs == {"value": 1}
+    assert [path for path in bench.backend.root.rglob("*") if "locks" in path.parts and path.is_file()] == []
+
+
+def test_the_lock_of_an_engine_that_was_killed_is_broken(bench: Bench) -> None:
+    stack, begun, never = stack_name("r", 0), threading.Event(), threading.Event()
+
+    def program() -> None:
+        begun.set()
+        never.wait(30)
+
+    with bench.claimed(stack) as claim, ThreadPoolExecutor() as threads:
+        launch = threads.submit(bench.engine.up, Deployment(stack, program), claim, LIMIT)
+        assert begun.wait(30)
+        os.kill(int(claim.note.read_text().split()[0]), signal.SIGKILL)
+        never.set()
+
+        assert isinstance(launch.exception(), EngineError)
+        assert bench.engine.up(Deployment(stack, exporting(2)), claim, LIMIT) == {"value": 2}
+
+
+def test_the_lock_of_a_plain_pulumi_is_never_broken(bench: Bench) -> None:
+    stack = stack_name("r", 0)
+    with bench.claimed(stack) as claim:
+        bench.engine.up(Deployment(stack, exporting(1)), claim, LIMIT)
+        lock = {
+            "pid": os.getpid(),
+            "username": "u",
+            "hostname": os.uname().nodename,
+            "timestamp": "2026-01-01T00:00:00Z",
+        }
+        bench.backend.store.write(f".pulumi/locks/{stack.full}/x.json", json.dumps(lock).encode())
+
+        with pytest.raises(StackLockedError, match=str(os.getpid())):
+            bench.engine.up(Deployment(stack, exporting(2)), claim, LIMIT)
+        assert bench.engine.outputs(stack) == {"value": 1}
+        assert len(bench.engine.unlock(stack, claim, force=True)) == 1
+        assert bench.engine.up(Deployment(stack, exporting(2)), claim, LIMIT) == {"value": 2}
+
+
+def test_operations_left_pending_are_forgotten(bench: Bench) -> None:
+    stack = stack_name("r", 0)
+    with bench.claimed(stack) as claim:
+        bench.engine.up(Deployment(stack, exporting(1)), claim, LIMIT)
+        path = bench.backend.root / ".pulumi" / "stacks" / stack.project / f"{stack.stack}.json"
+        data = json.loads(path.read_text())
+        pending = {
+            "resource": {"urn": stack.urn(PROCESS, "worker"), "type": PROCESS, "custom": True},
+            "type": "creating",
+        }
+        data["checkpoint"]["latest"]["pending_operations"] = [pending]
+        path.write_text(json.dumps(data))
+
+        assert bench.engine.forget_pending(stack, claim) == [stack.urn(PROCESS, "worker")]
+        assert bench.engine.forget_pending(stack, claim) == []
+
+
+def test_another_key_is_refused_before_any_work(bench: Bench) -> None:
+    bench.backend.open()
+    key = bench.backend.key_file()
+    key.write_text("another")
+
+    with pytest.raises(KeyMismatchError, match="not the one"):
+        Backend.at(bench.backend.home).open()
+    key.unlink()
+    with pytest.raises(KeyMismatchError, match="copy it"):
+        Backend.at(bench.backend.home).open()
+
+
+def test_one_claim_excludes_another_and_is_free_when_its_holder_dies(bench: Bench) -> None:
+    stack = stack_name("r", 0)
+    command = [sys.executable, "-c", _HOLD, str(bench.backend.home)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(StackLockedError, match=f"launch by process {holder.pid}"):
+            bench.backend.claims.hold(stack, "test", timedelta(0)).__enter__()
+        owner = bench.backend.claims.holder(stack)
+        assert owner is not None
+        assert not lease_expired(bench.backend.store, owner["owner"])
+        holder.kill()
+
+    with bench.claimed(stack) as claim:
+        assert claim.left is not None
+        assert claim.left["pid"] == holder.pid
+    assert lease_expired(bench.backend.store, owner["owner"])
+    assert bench.backend.claims.holder(stack) is None
+
+
+def test_a_process_identity_is_alive_gone_or_out_of_sight() -> None:
+    own: Any = ProcessIdentity.own()
+
+    assert own.alive() is True
+    assert ProcessIdentity(own.host, own.place, own.pid, own.start + 1).alive() is False
+    assert ProcessIdentity(own.host, "elsewhere/1", own.pid, own.start).alive() is None
