@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -96,8 +98,28 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
             launcher.remove(found, timedelta(seconds=1))
 
 
+def void(_: object) -> None:
+    """Let a declaration be a program."""
+
+
 def exporting(value: object) -> Callable[[], None]:
     return lambda: pulumi.export("value", value)
+
+
+def test_no_code_that_a_caller_of_the_engine_sends_is_run(bench: Bench, tmp_path: Path) -> None:
+    class Sent:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (tmp_path / "mark",)
+
+    inputs = {"__provider": base64.b64encode(pickle.dumps(Sent())).decode()}
+    program = Deployment(
+        stack_name("r", 0), lambda: void(pulumi.CustomResource("pulumi-python:dynamic:Resource", "r", inputs))
+    )
+
+    with bench.claimed(program.stack) as claim, pytest.raises(EngineError):
+        bench.engine.up(program, claim, LIMIT)
+
+    assert not (tmp_path / "mark").exists()
 
 
 @pytest.mark.smoke
