@@ -242,13 +242,17 @@ class Termination:
             return _told(record, self._launcher.status(record.run_id), objects=0, done=False)
         self._workspace.engine.prepare()
         with self._workspace.backend.claims.hold(record.stack, "terminate", self._timeout) as claim:
-            return self._end(claim, record, terminated=True)
+            current = self._workspace.records.read(record.run_id) or record
+            if current.attempt == record.attempt:
+                return self._end(claim, current, terminated=True)
+        return self.perform(wait=wait)  # the next attempt was launched while we waited for the claim
 
     def clean(self) -> Terminated:
         """See RunLauncher.clean."""
         record = self._record()
         self._workspace.engine.prepare()
         with self._workspace.backend.claims.hold(record.stack, "clean", self._timeout) as claim:
+            record = self._workspace.records.read(record.run_id) or record
             status = self._launcher.status(record.run_id)
             if not status.state.ended and status.state is not WorkerState.NOT_FOUND:
                 message = f"run {record.run_id} is {status.state}: terminate it instead"
@@ -271,8 +275,7 @@ class Termination:
         if holder is not None and str(holder.get("what", "")).startswith("launch"):
             self._workspace.engine.cancel(record.stack)
 
-    def _end(self, claim: Claim, asked: Record, *, terminated: bool) -> Terminated:
-        record = self._workspace.records.read(asked.run_id) or asked
+    def _end(self, claim: Claim, record: Record, *, terminated: bool) -> Terminated:
         if record.removed is not None:
             self._workspace.records.grant(record.stack)
             return _told(record, self._launcher.status(record.run_id), objects=record.removed.objects)

@@ -491,6 +491,24 @@ class LauncherContract:
         assert row.executions(run.id) == 1
         assert row.alive(launched.handle)
 
+    def test_a_worker_that_a_dead_launch_left_is_adopted(self, row: TargetRow) -> None:
+        lines = row.shared / "lines"
+        run = row.run('echo once >>"$1"; sleep 600', str(lines))
+        with subprocess.Popen(
+            row.another_process(_LAUNCH, *row_template(row), run.model_dump_json()), stdout=subprocess.DEVNULL
+        ) as process:
+            assert eventually(lambda: lines.exists() or process.poll() is not None)
+            process.send_signal(signal.SIGKILL)
+
+        adopted = row.launcher().adopt(run.id)
+
+        assert not adopted.created
+        assert row.alive(adopted.handle)
+        assert lines.read_text() == "once\n"
+        assert row.launcher().launch(run).handle == adopted.handle
+        with pytest.raises(RunNotFoundError):
+            row.launcher().adopt("stranger")
+
     @pytest.mark.parametrize("delay", [0.0, 0.05, 0.15, 0.25, 0.35, 0.45])
     def test_a_launcher_killed_at_any_moment_can_be_followed_by_a_termination(
         self, row: TargetRow, delay: float
