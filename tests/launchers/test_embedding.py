@@ -18,6 +18,7 @@ import pytest
 from targets import ProcessRow
 
 from launchers import WorkerState, launcher_for, load_launcher
+from stacks.errors import DamagedFileError
 
 LIMIT = timedelta(seconds=60)
 _FORK = """
@@ -99,6 +100,22 @@ def test_a_run_is_watched_by_its_id_or_its_handle_alone(row: ProcessRow) -> None
     assert launcher_for(handle.run_id, config=config).status(handle.run_id).state is WorkerState.RUNNING
     assert launcher_for(handle, config=config).template.grace == timedelta(seconds=5)
     assert launcher_for(handle, config=config).terminate(handle).left == 0
+
+
+@pytest.mark.parametrize("pattern", ["state/records/*/*.json", "state/.pulumi/stacks/*/*.json", "runs/*/*/worker.json"])
+def test_an_emptied_file_is_named_and_the_worker_can_still_be_ended(row: ProcessRow, pattern: str) -> None:
+    launcher = row.launcher()
+    handle = launcher.launch(row.run("sleep 600")).handle
+    (path,) = row.home.glob(pattern)
+    content = path.read_bytes()
+    path.write_bytes(b"")
+    with pytest.raises(DamagedFileError, match=path.name):
+        launcher.terminate(handle)
+    ended = not row.alive(handle)
+    path.write_bytes(content)
+    launcher.terminate(handle)
+
+    assert ended == ("stacks" in pattern)
 
 
 def test_a_launcher_is_made_without_touching_the_disk(tmp_path: Path) -> None:
