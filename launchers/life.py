@@ -135,11 +135,11 @@ class Launch:
         self._workspace.records.write(record)
         try:
             handle = enter(self._launcher, args, record if like else None, claim, self._left())
+            launched = record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle)
+            self._workspace.records.write(launched)
         except BaseException as error:
             self._undo(record, claim, error)
             raise
-        launched = record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle)
-        self._workspace.records.write(launched)
         self._refuse_late(launched, claim)
         return Launched(handle, created=True, status=self._launcher.status(self._run.id))
 

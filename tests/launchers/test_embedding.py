@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ from targets import ProcessRow
 
 from launchers import WorkerState, launcher_for, load_launcher
 from stacks.errors import DamagedFileError
+from stacks.records import Phase, Record, Records
 
 LIMIT = timedelta(seconds=60)
 _FORK = """
@@ -116,6 +118,23 @@ def test_an_emptied_file_is_named_and_the_worker_can_still_be_ended(row: Process
     launcher.terminate(handle)
 
     assert ended == ("stacks" in pattern)
+
+
+def test_a_launch_that_cannot_be_recorded_leaves_no_worker(row: ProcessRow, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher, run = row.launcher(), row.run("sleep 600")
+    write = Records.write
+
+    def full(records: Records, record: Record) -> None:
+        if record.phase is Phase.LAUNCHED:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(records, record)
+
+    monkeypatch.setattr(Records, "write", full)
+    with pytest.raises(OSError, match="space"):
+        launcher.launch(run)
+
+    assert row.executions(run.id) == 0
+    assert launcher.status(run.id).state is WorkerState.FAILED
 
 
 def test_a_launcher_is_made_without_touching_the_disk(tmp_path: Path) -> None:
