@@ -240,13 +240,19 @@ class Termination:
             return _told(record, self._launcher.status(record.run_id), objects=0, done=False)
         self._workspace.engine.prepare()
         with self._workspace.backend.claims.hold(record.stack, "terminate", self._timeout) as claim:
-            return self._end(claim, record, terminated=True)
+            if self._is_current(record):
+                return self._end(claim, record, terminated=True)
+            self._workspace.records.grant(record.stack)
+        return self.perform(wait=wait)
 
     def clean(self) -> Terminated:
         """See RunLauncher.clean."""
         record = self._record()
         self._workspace.engine.prepare()
         with self._workspace.backend.claims.hold(record.stack, "clean", self._timeout) as claim:
+            if not self._is_current(record):
+                message = f"the next attempt of run {record.run_id} was launched meanwhile: terminate it instead"
+                raise UsageError(message, started=Started.YES)
             status = self._launcher.status(record.run_id)
             if not status.state.ended and status.state is not WorkerState.NOT_FOUND:
                 message = f"run {record.run_id} is {status.state}: terminate it instead"
@@ -263,6 +269,11 @@ class Termination:
 
     def _is_earlier(self, record: Record) -> bool:
         return isinstance(self._asked, WorkerHandle) and self._asked.attempt < record.attempt
+
+    def _is_current(self, asked: Record) -> bool:
+        """False if the next attempt was launched before the claim of this one was free; it has a claim of its own."""
+        record = self._workspace.records.read(asked.run_id)
+        return record is None or record.attempt == asked.attempt
 
     def _cancel_launch(self, record: Record) -> None:
         holder = self._workspace.backend.claims.holder(record.stack)

@@ -19,6 +19,7 @@ import pytest
 from targets import ProcessRow
 
 from launchers import WorkerState, launcher_for, load_launcher
+from stacks.engine import stack_name
 from stacks.errors import DamagedFileError
 from stacks.records import Phase, Record, Records
 
@@ -135,6 +136,27 @@ def test_a_launch_that_cannot_be_recorded_leaves_no_worker(row: ProcessRow, monk
 
     assert row.executions(run.id) == 0
     assert launcher.status(run.id).state is WorkerState.FAILED
+
+
+def test_ending_an_attempt_leaves_the_next_one_alone(row: ProcessRow) -> None:
+    launcher = row.launcher()
+    run = row.run("exit 3")
+    first = launcher.launch(run).handle
+    launcher.wait(first, timeout=LIMIT)
+    claims = launcher.workspace.backend.claims
+    with ThreadPoolExecutor() as threads:
+        with claims.hold(stack_name(run.id, 0), "test", LIMIT):
+            ending = threads.submit(row.launcher().terminate, first)
+            while launcher.workspace.records.wish(stack_name(run.id, 0)) is None:
+                assert not ending.done()
+            record = launcher.record(run.id)
+            launcher.workspace.records.write(record.changed(attempt=1))
+        done = ending.result()
+    removed = launcher.record(run.id).removed
+    launcher.workspace.records.write(record)
+
+    assert (done.objects, removed) == (0, None)
+    assert launcher.workspace.records.wish(record.stack) is None
 
 
 def test_a_launcher_is_made_without_touching_the_disk(tmp_path: Path) -> None:
