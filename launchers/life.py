@@ -137,11 +137,11 @@ class Launch:
         self._workspace.records.write(record)
         try:
             handle = enter(self._launcher, args, record if like else None, claim, self._left())
+            launched = record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle)
+            self._workspace.records.write(launched)
         except BaseException as error:
             self._undo(record, claim, error)
             raise
-        launched = record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle)
-        self._workspace.records.write(launched)
         self._refuse_late(launched, claim)
         return Launched(handle, created=True, status=self._launcher.status(self._run.id))
 
@@ -242,17 +242,19 @@ class Termination:
             return _told(record, self._launcher.status(record.run_id), objects=0, done=False)
         self._workspace.engine.prepare()
         with self._workspace.backend.claims.hold(record.stack, "terminate", self._timeout) as claim:
-            current = self._workspace.records.read(record.run_id) or record
-            if current.attempt == record.attempt:
-                return self._end(claim, current, terminated=True)
-        return self.perform(wait=wait)  # the next attempt was launched while we waited for the claim
+            if self._is_current(record):
+                return self._end(claim, record, terminated=True)
+            self._workspace.records.grant(record.stack)
+        return self.perform(wait=wait)
 
     def clean(self) -> Terminated:
         """See RunLauncher.clean."""
         record = self._record()
         self._workspace.engine.prepare()
         with self._workspace.backend.claims.hold(record.stack, "clean", self._timeout) as claim:
-            record = self._workspace.records.read(record.run_id) or record
+            if not self._is_current(record):
+                message = f"the next attempt of run {record.run_id} was launched meanwhile: terminate it instead"
+                raise UsageError(message, started=Started.YES)
             status = self._launcher.status(record.run_id)
             if not status.state.ended and status.state is not WorkerState.NOT_FOUND:
                 message = f"run {record.run_id} is {status.state}: terminate it instead"
@@ -270,12 +272,18 @@ class Termination:
     def _is_earlier(self, record: Record) -> bool:
         return isinstance(self._asked, WorkerHandle) and self._asked.attempt < record.attempt
 
+    def _is_current(self, asked: Record) -> bool:
+        """False if the next attempt was launched before the claim of this one was free; it has a claim of its own."""
+        record = self._workspace.records.read(asked.run_id)
+        return record is None or record.attempt == asked.attempt
+
     def _cancel_launch(self, record: Record) -> None:
         holder = self._workspace.backend.claims.holder(record.stack)
         if holder is not None and str(holder.get("what", "")).startswith("launch"):
             self._workspace.engine.cancel(record.stack)
 
-    def _end(self, claim: Claim, record: Record, *, terminated: bool) -> Terminated:
+    def _end(self, claim: Claim, asked: Record, *, terminated: bool) -> Terminated:
+        record = self._workspace.records.read(asked.run_id) or asked
         if record.removed is not None:
             self._workspace.records.grant(record.stack)
             return _told(record, self._launcher.status(record.run_id), objects=record.removed.objects)

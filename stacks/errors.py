@@ -11,6 +11,7 @@ RunLauncherError
 ├── LaunchFailedError          the target refused the worker (exit 4)
 ├── WrongPlaceError            the worker lives elsewhere; the wish is recorded (exit 4)
 ├── EngineError                the engine failed for a reason of its own (exit 4)
+│   ├── DamagedFileError       a file that is kept says nothing (exit 4)
 │   └── StackLockedError       somebody else works on this run (exit 4)
 ├── PolicyError                refused by the template (exit 5)
 ├── RunNotFoundError           no such run (exit 6)
@@ -118,6 +119,19 @@ class EngineError(RunLauncherError):
 
     exit_code = 4
     retryable = True
+
+
+class DamagedFileError(EngineError):
+    """A file that is kept says nothing, as a power failure leaves it."""
+
+    retryable = False
+
+    def __init__(self, path: str) -> None:
+        message = (
+            f"the file {path} is damaged (a power failure can leave one empty): restore it from a backup, "
+            "or remove it if there is none"
+        )
+        super().__init__(message, started=Started.UNKNOWN)
 
 
 class StackLockedError(EngineError):

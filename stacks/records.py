@@ -16,6 +16,7 @@ from typing import Final
 from pydantic import BaseModel, Field, JsonValue
 
 from stacks.engine import StackName, shard, stack_name
+from stacks.errors import DamagedFileError
 from stacks.handle import WorkerHandle, WorkerStatus
 from stacks.store import Store, walk
 
@@ -106,7 +107,10 @@ class Records:
     def read(self, run_id: str) -> Record | None:
         """The record of a run."""
         content = self._store.read(_path(run_id))
-        return None if content is None else Record.model_validate_json(content)
+        try:
+            return None if content is None else Record.model_validate_json(content)
+        except ValueError as error:
+            raise DamagedFileError(_path(run_id)) from error
 
     def write(self, record: Record) -> None:
         """Replace the record; the caller holds the claim of its stack."""
@@ -130,7 +134,10 @@ class Records:
     def wish(self, stack: StackName) -> Wish | None:
         """The wish that an attempt should end."""
         content = self._store.read(_wish_path(stack))
-        return None if content is None else Wish.model_validate_json(content)
+        try:
+            return None if content is None else Wish.model_validate_json(content)
+        except ValueError as error:
+            raise DamagedFileError(_wish_path(stack)) from error
 
     def wish_end(self, record: Record, by: str) -> None:
         """Write down that an attempt should end; nothing that is launched of it will stay."""

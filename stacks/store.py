@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from stacks.errors import DamagedFileError
+
 
 class Store(Protocol):
     """Reads and writes whole files by relative path; a write is seen whole or not at all."""
@@ -147,7 +149,10 @@ def read_json(store: Store, path: str) -> dict[str, Any] | None:
     content = store.read(path)
     if content is None:
         return None
-    data: dict[str, Any] = json.loads(content)
+    try:
+        data: dict[str, Any] = json.loads(content)
+    except ValueError as error:
+        raise DamagedFileError(path) from error
     return data
 
 

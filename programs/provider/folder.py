@@ -17,6 +17,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from stacks.errors import DamagedFileError
+
 MAGIC: Final = "run-launcher-handover-1"
 HANDOVER: Final = "handover"
 IDENTITY: Final = "worker.json"
@@ -214,7 +216,10 @@ def _read(path: Path) -> dict[str, Any] | None:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    data: dict[str, Any] = json.loads(text)
+    try:
+        data: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise DamagedFileError(str(path)) from error
     return data
 
 

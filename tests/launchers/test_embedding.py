@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -18,6 +19,9 @@ import pytest
 from targets import ProcessRow
 
 from launchers import WorkerState, launcher_for, load_launcher
+from stacks.engine import stack_name
+from stacks.errors import DamagedFileError
+from stacks.records import Phase, Record, Records
 
 LIMIT = timedelta(seconds=60)
 _FORK = """
@@ -99,6 +103,60 @@ def test_a_run_is_watched_by_its_id_or_its_handle_alone(row: ProcessRow) -> None
     assert launcher_for(handle.run_id, config=config).status(handle.run_id).state is WorkerState.RUNNING
     assert launcher_for(handle, config=config).template.grace == timedelta(seconds=5)
     assert launcher_for(handle, config=config).terminate(handle).left == 0
+
+
+@pytest.mark.parametrize("pattern", ["state/records/*/*.json", "state/.pulumi/stacks/*/*.json", "runs/*/*/worker.json"])
+def test_an_emptied_file_is_named_and_the_worker_can_still_be_ended(row: ProcessRow, pattern: str) -> None:
+    launcher = row.launcher()
+    handle = launcher.launch(row.run("sleep 600")).handle
+    (path,) = row.home.glob(pattern)
+    content = path.read_bytes()
+    path.write_bytes(b"")
+    with pytest.raises(DamagedFileError, match=path.name):
+        launcher.terminate(handle)
+    ended = not row.alive(handle)
+    path.write_bytes(content)
+    launcher.terminate(handle)
+
+    assert ended == ("stacks" in pattern)
+
+
+def test_a_launch_that_cannot_be_recorded_leaves_no_worker(row: ProcessRow, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher, run = row.launcher(), row.run("sleep 600")
+    write = Records.write
+
+    def full(records: Records, record: Record) -> None:
+        if record.phase is Phase.LAUNCHED:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(records, record)
+
+    monkeypatch.setattr(Records, "write", full)
+    with pytest.raises(OSError, match="space"):
+        launcher.launch(run)
+
+    assert row.executions(run.id) == 0
+    assert launcher.status(run.id).state is WorkerState.FAILED
+
+
+def test_ending_an_attempt_leaves_the_next_one_alone(row: ProcessRow) -> None:
+    launcher = row.launcher()
+    run = row.run("exit 3")
+    first = launcher.launch(run).handle
+    launcher.wait(first, timeout=LIMIT)
+    claims = launcher.workspace.backend.claims
+    with ThreadPoolExecutor() as threads:
+        with claims.hold(stack_name(run.id, 0), "test", LIMIT):
+            ending = threads.submit(row.launcher().terminate, first)
+            while launcher.workspace.records.wish(stack_name(run.id, 0)) is None:
+                assert not ending.done()
+            record = launcher.record(run.id)
+            launcher.workspace.records.write(record.changed(attempt=1))
+        done = ending.result()
+    removed = launcher.record(run.id).removed
+    launcher.workspace.records.write(record)
+
+    assert (done.objects, removed) == (0, None)
+    assert launcher.workspace.records.wish(record.stack) is None
 
 
 def test_a_launcher_is_made_without_touching_the_disk(tmp_path: Path) -> None:
