@@ -64,12 +64,12 @@ def shim_memory(place: Place, rounds: int) -> Table:
     return table
 
 
-def at_once(place: Place, rounds: int) -> Table:  # noqa: ARG001
+def at_once(place: Place, rounds: int) -> Table:
     """Many launches at once in one process, then as many terminations; a single one beside them."""
     ours = launcher(place.home("once"))
     run_ids = [f"once-{number}" for number in range(AT_ONCE)]
     _life(ours, "warm")
-    alone = _life(ours, "alone")
+    alone = [middle(part) for part in zip(*(_life(ours, f"alone-{number}") for number in range(rounds)), strict=True)]
 
     def launch(run_id: str) -> None:
         ours.launch(Run(id=run_id, command=WORKER))

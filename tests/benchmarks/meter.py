@@ -2,7 +2,7 @@
 
 CPU is the difference of getrusage(RUSAGE_SELF) and getrusage(RUSAGE_CHILDREN), user and system. The second counts a
 process once its parent, and so on up to this one, has waited for it: all tools here do, for what they start. What
-detaches itself on purpose, the shim of a worker (about a millisecond), is nobody's child and is not counted.
+detaches itself on purpose, the shim of a worker (3 or 4 ms in its life), is nobody's child and is not counted.
 """
 
 from __future__ import annotations

@@ -109,12 +109,21 @@ def _environment(changed: Mapping[str, str]) -> Iterator[None]:
 
 
 def _end(mark: str, say: Callable[[str], None]) -> None:
-    """Kill what carries the mark; a benchmark that ran to its end has none, so that what is found is worth a line."""
-    left = []
+    """Kill what carries the mark until nothing does; a benchmark that ran to its end leaves nothing to kill."""
+    ended = 0
+    while left := _marked(mark):
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        ended += len(psutil.wait_procs(left, timeout=10)[0])
+    if ended:
+        say(f"{ended} processes were still running, and are ended now")
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.pid != os.getpid() and process.environ().get(_MARK) == mark:
-                say(f"still running, ended now: {process.pid} {' '.join(process.cmdline())}")
-                process.kill()
-                left.append(process)
-    psutil.wait_procs(left, timeout=10)
+                found.append(process)
+    return found
