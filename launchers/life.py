@@ -228,6 +228,8 @@ class Termination:
         record = self._record()
         if record.removed is not None or self._is_earlier(record):
             return _told(record, self._launcher.status(self._asked), objects=0)
+        if wait:
+            self._workspace.engine.prepare()
         self._workspace.records.wish_end(record, self._workspace.caller)
         if record.place != self._launcher.place():
             message = (
@@ -240,7 +242,6 @@ class Termination:
         if not wait:
             self._launcher.begin_end(record)
             return _told(record, self._launcher.status(record.run_id), objects=0, done=False)
-        self._workspace.engine.prepare()
         with self._workspace.backend.claims.hold(record.stack, "terminate", self._timeout) as claim:
             if self._is_current(record):
                 return self._end(claim, record, terminated=True)
