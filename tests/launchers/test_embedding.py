@@ -138,6 +138,15 @@ def test_a_launch_that_cannot_be_recorded_leaves_no_worker(row: ProcessRow, monk
     assert launcher.status(run.id).state is WorkerState.FAILED
 
 
+def test_launching_a_run_again_asks_no_engine(row: ProcessRow) -> None:
+    run = row.run("sleep 600")
+    handle = row.launcher().launch(run).handle
+    launcher = row.launcher()
+    vars(launcher.workspace)["engine"] = None
+
+    assert launcher.launch(run).handle == handle
+
+
 def test_a_full_disk_does_not_keep_a_worker_alive(row: ProcessRow, monkeypatch: pytest.MonkeyPatch) -> None:
     launcher = row.launcher()
     handle = launcher.launch(row.run("sleep 600")).handle
