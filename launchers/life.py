@@ -230,7 +230,7 @@ class Termination:
             return _told(record, self._launcher.status(self._asked), objects=0)
         if wait:
             self._workspace.engine.prepare()
-        self._workspace.records.wish_end(record, self._workspace.caller)
+        self._wish(record)
         if record.place != self._launcher.place():
             message = (
                 f"the worker of run {record.run_id} lives on {record.place}; the wish to end it is recorded, and is "
@@ -272,6 +272,15 @@ class Termination:
 
     def _is_earlier(self, record: Record) -> bool:
         return isinstance(self._asked, WorkerHandle) and self._asked.attempt < record.attempt
+
+    def _wish(self, record: Record) -> None:
+        """Write the wish down; where it cannot be, the worker is asked to end: it may be what fills the disk."""
+        try:
+            self._workspace.records.wish_end(record, self._workspace.caller)
+        except OSError:
+            if record.place == self._launcher.place():
+                self._launcher.begin_end(record)
+            raise
 
     def _is_current(self, asked: Record) -> bool:
         """False if the next attempt was launched before the claim of this one was free; it has a claim of its own."""

@@ -63,11 +63,11 @@ class OwnerLease:
     def __call__(self) -> Iterator[str]:
         """Hold the lease; yields the owner's id."""
         with self._guard:
-            self._held += 1
-            if self._held == 1:
+            if self._held == 0:
+                self._renew()  # first: on a full disk nobody holds a lease that is not there
                 self._idle = threading.Event()
-                self._renew()
                 threading.Thread(target=self._keep, args=(self._idle,), name="owner-lease", daemon=True).start()
+            self._held += 1
         try:
             yield self.owner
         finally:
@@ -135,13 +135,15 @@ class Claims:
                 claim.left_note = claim.note.read_text(encoding="utf-8")
             if left is not None:  # its holder died, or it would have removed the file
                 self._lease.bury(str(left.get("owner", "")))
-            with self._lease() as owner:
-                who = {**ProcessIdentity.own().to_dict(), "owner": owner, "what": what}
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, json.dumps({**who, "since": datetime.now(UTC).isoformat()}).encode(), 0)
-                try:
+            over = left is None and claim.left_note is None
+            try:
+                with self._lease() as owner:
+                    who = {**ProcessIdentity.own().to_dict(), "owner": owner, "what": what}
+                    _overwrite(fd, json.dumps({**who, "since": datetime.now(UTC).isoformat()}).encode())
+                    over = True
                     yield claim
-                finally:
+            finally:
+                if over:  # else what a dead holder left is still needed
                     claim.note.unlink(missing_ok=True)
                     path.unlink()
         finally:
@@ -165,6 +167,12 @@ class Claims:
                 raise StackLockedError(_held_by(path))
             time.sleep(pause)
             pause = min(pause * 1.5, _POLL[1])
+
+
+def _overwrite(fd: int, content: bytes) -> None:
+    """Replace a file's content in place: a kill or a full disk leaves the old one or the new one, not nothing."""
+    os.pwrite(fd, content.ljust(os.fstat(fd).st_size), 0)
+    os.ftruncate(fd, len(content))
 
 
 def _try_lock(fd: int, path: Path) -> bool:

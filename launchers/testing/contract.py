@@ -124,14 +124,17 @@ class LauncherContract:
 
         assert lines.read_text() == "once\n"
 
-    def test_an_end_state_never_changes_back(self, row: TargetRow, launcher: RunLauncher[Any]) -> None:
-        handle = launcher.launch(row.run("exit 3")).handle
+    @pytest.mark.parametrize(("code", "state"), [(0, WorkerState.SUCCEEDED), (3, WorkerState.FAILED)])
+    def test_an_end_state_never_changes_back(
+        self, row: TargetRow, launcher: RunLauncher[Any], code: int, state: WorkerState
+    ) -> None:
+        handle = launcher.launch(row.run('exit "$1"', str(code))).handle
         launcher.wait(handle, timeout=PATIENCE)
-        seen = [row.launcher().status(handle).state for _ in range(5)]
+        seen = [row.launcher().status(handle) for _ in range(5)]
         launcher.terminate(handle)
-        seen.append(row.launcher().status(handle).state)
+        seen.append(row.launcher().status(handle))
 
-        assert set(seen) == {WorkerState.FAILED}
+        assert {(status.state, status.exit_code) for status in seen} == {(state, code)}
 
     def test_a_worker_killed_from_outside_is_noticed(self, row: TargetRow, launcher: RunLauncher[Any]) -> None:
         handle = launcher.launch(row.run("sleep 600")).handle
@@ -142,9 +145,10 @@ class LauncherContract:
         assert status.state is WorkerState.FAILED
         assert not row.alive(handle)
 
-    def test_max_runtime_ends_it_with_that_reason(self, row: TargetRow) -> None:
-        launcher = row.launcher(max_runtime="1s")
-        handle = launcher.launch(row.run("sleep 600")).handle
+    @pytest.mark.parametrize("script", ["sleep 600", 'trap "" TERM INT HUP; while :; do sleep 0.1; done'])
+    def test_max_runtime_ends_it_with_that_reason(self, row: TargetRow, script: str) -> None:
+        launcher = row.launcher(max_runtime="1s", grace="1s")
+        handle = launcher.launch(row.run(script)).handle
 
         status = launcher.wait(handle, timeout=PATIENCE)
 
@@ -189,7 +193,7 @@ class LauncherContract:
     def test_terminate_gives_the_worker_its_grace(self, row: TargetRow) -> None:
         launcher = row.launcher(grace="20s")
         note, ready = row.shared / "note", row.shared / "ready"
-        script = 'trap "echo saved >\\"$1\\"; exit 0" TERM; touch "$2"; while :; do sleep 0.1; done'
+        script = 'trap "sleep 1; echo saved >\\"$1\\"; exit 0" TERM; touch "$2"; while :; do sleep 0.1; done'
         handle = launcher.launch(row.run(script, str(note), str(ready))).handle
         assert eventually(ready.exists)
 
@@ -221,15 +225,17 @@ class LauncherContract:
         assert eventually(lambda: not row.alive(handle))
 
     def test_the_grandchildren_of_a_worker_die_with_it(self, row: TargetRow, launcher: RunLauncher[Any]) -> None:
-        ready = row.shared / "ready"
-        script = (
-            '(sleep 601 &) ; setsid sleep 602 & (setsid env -i "$(command -v setsid)" "$(command -v sleep)" 603 &); '
-        )
-        handle = launcher.launch(row.run(script + 'touch "$1"; sleep 604', str(ready))).handle
-        assert eventually(ready.exists)
+        """One of them has left session, group and environment: only what it does shows that it lives."""
+        beats, script = row.shared / "beats", row.shared / "beat.sh"
+        script.write_text('i=0; while [ $((i += 1)) -lt 600 ]; do echo beat >>"$1"; sleep 0.1; done\n')
+        command = '(sleep 601 &) ; setsid sleep 602 & (setsid env -i "$(command -v sh)" "$1" "$2" &); sleep 604'
+        handle = launcher.launch(row.run(command, str(script), str(beats))).handle
+        assert eventually(beats.exists)
 
         launcher.terminate(handle)
+        heard = beats.read_bytes()
 
+        assert not eventually(lambda: beats.read_bytes() != heard, within=timedelta(seconds=1))
         assert not row.alive(handle)
         assert row.executions(handle.run_id) == 0
 
@@ -254,6 +260,19 @@ class LauncherContract:
         assert row.executions(run.id) == 0
         with pytest.raises(LaunchConflictError):
             row.launcher().launch(run)
+
+    def test_a_wish_to_end_it_is_carried_out_by_the_launch_itself(self, row: TargetRow) -> None:
+        run = row.run("sleep 600")
+        with ThreadPoolExecutor() as threads:
+            launch = threads.submit(row.launcher().launch, run)
+            records = row.launcher().workspace.records
+            assert eventually(lambda: records.read(run.id) is not None)
+            row.launcher().terminate(run.id, wait=False)
+            error = launch.exception()
+
+        assert isinstance(error, RunCancelledError)
+        assert row.executions(run.id) == 0
+        assert row.stacks() == []
 
     # ---- one id, one worker ----
 

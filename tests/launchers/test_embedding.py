@@ -138,6 +138,31 @@ def test_a_launch_that_cannot_be_recorded_leaves_no_worker(row: ProcessRow, monk
     assert launcher.status(run.id).state is WorkerState.FAILED
 
 
+def test_launching_a_run_again_asks_no_engine(row: ProcessRow) -> None:
+    run = row.run("sleep 600")
+    handle = row.launcher().launch(run).handle
+    launcher = row.launcher()
+    vars(launcher.workspace)["engine"] = None
+
+    assert launcher.launch(run).handle == handle
+
+
+def test_a_full_disk_does_not_keep_a_worker_alive(row: ProcessRow, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = row.launcher()
+    handle = launcher.launch(row.run("sleep 600")).handle
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Records, "wish_end", full)
+        with pytest.raises(OSError, match="space"):
+            launcher.terminate(handle)
+
+    assert launcher.wait(handle, timeout=LIMIT).reason == "terminated"
+    assert not row.alive(handle)
+
+
 def test_ending_an_attempt_leaves_the_next_one_alone(row: ProcessRow) -> None:
     launcher = row.launcher()
     run = row.run("exit 3")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import pickle
@@ -327,6 +328,27 @@ def test_one_claim_excludes_another_and_is_free_when_its_holder_dies(bench: Benc
         assert claim.left["pid"] == holder.pid
     assert lease_expired(bench.backend.store, owner["owner"])
     assert bench.backend.claims.holder(stack) is None
+
+
+def test_a_claim_that_a_full_disk_refused_leaves_nothing_and_may_be_taken_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack, root = stack_name("r", 0), bench.backend.root
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(bench.backend.store), "write", full)
+        with pytest.raises(OSError, match="space"):
+            bench.claimed(stack).__enter__()
+    left = [path for path in root.rglob("claims/*/*") if path.is_file()]
+    with bench.claimed(stack):
+        leases = list(root.glob("leases/*.json"))
+
+    assert left == []
+    assert len(leases) == 1
+    assert list(root.glob("leases/*.json")) == []
 
 
 def test_a_process_identity_is_alive_gone_or_out_of_sight() -> None:
