@@ -298,6 +298,13 @@ def test_operations_left_pending_are_forgotten(bench: Bench) -> None:
         assert bench.engine.forget_pending(stack, claim) == []
 
 
+def test_a_home_that_is_made_is_for_its_user_alone(bench: Bench) -> None:
+    kept = [bench.backend.home, *bench.backend.home.rglob("*")]
+
+    assert bench.backend.home.stat().st_mode & 0o777 == 0o700
+    assert [path for path in kept if path.is_file() and path.stat().st_mode & 0o077] == []
+
+
 def test_another_key_is_refused_before_any_work(bench: Bench) -> None:
     bench.backend.open()
     key = bench.backend.key_file()
