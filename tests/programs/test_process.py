@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -80,6 +81,17 @@ class Recorder(pulumi.runtime.Mocks):
         raise AssertionError(args.token)
 
 
+@pytest.fixture
+def event_loop() -> Iterator[None]:
+    """The loop that Pulumi's test helper asks the thread for."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
+@pytest.mark.usefixtures("event_loop")
 def test_the_state_holds_names_of_the_environment_and_no_value(tmp_path: Path) -> None:
     recorder = Recorder()
     pulumi.runtime.set_mocks(recorder, preview=True)
