@@ -490,17 +490,19 @@ class LauncherContract:
         assert launcher.status(run.id).state is WorkerState.FAILED
         assert launcher.launch(row.run("exit 0", run_id=run.id)).created
 
-    @pytest.mark.parametrize("delay", [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9])
+    @pytest.mark.parametrize("delay", [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, None])
     def test_a_launcher_killed_at_any_moment_is_put_right_by_the_next_command(
-        self, row: TargetRow, delay: float
+        self, row: TargetRow, delay: float | None
     ) -> None:
+        """Without a delay it is killed once its worker runs, which it has not recorded by then."""
         lines = row.shared / "lines"
         run = row.run('echo once >>"$1"; sleep 600', str(lines))
         with subprocess.Popen(row.another_process(_LAUNCH, *row_template(row), run.model_dump_json())) as process:
             records = row.launcher().workspace.records
             assert eventually(lambda: records.read(run.id) is not None or process.poll() is not None)
+            assert delay is not None or eventually(lines.exists)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(delay)
+                process.wait(delay or 0)
             process.send_signal(signal.SIGKILL)
 
         launched = row.launcher().launch(run)

@@ -19,6 +19,8 @@ import pytest
 from targets import ProcessRow
 
 from launchers import WorkerState, launcher_for, load_launcher
+from programs.provider import worker
+from programs.provider.folder import Identity
 from stacks.engine import stack_name
 from stacks.errors import DamagedFileError
 from stacks.records import Phase, Record, Records
@@ -145,6 +147,38 @@ def test_launching_a_run_again_asks_no_engine(row: ProcessRow) -> None:
     vars(launcher.workspace)["engine"] = None
 
     assert launcher.launch(run).handle == handle
+
+
+def test_a_worker_that_no_state_knows_is_taken_over(row: ProcessRow) -> None:
+    """As a launcher leaves it that is killed while the engine's create is at work."""
+    launcher, run = row.launcher(), row.run("sleep 600")
+    handle = launcher.launch(run).handle
+    record = launcher.record(run.id)
+    launcher.workspace.records.write(record.changed(phase=Phase.WANTED, handle=None, launched_at=None))
+    next(iter(row.home.glob("state/.pulumi/stacks/*/*.json"))).unlink()
+
+    assert row.launcher().launch(run).handle == handle
+    assert row.executions(run.id) == 1
+
+
+def test_the_engine_of_a_killed_launcher_is_ended_before_the_next_one_starts(row: ProcessRow) -> None:
+    run = row.run("sleep 600")
+    code = "import sys; from launchers import Run, load_launcher; "
+    code += "load_launcher('process').launch(Run(id=sys.argv[1], command=('true',)))"
+    claim = row.launcher().workspace.backend.claims.path(stack_name(run.id, 0))
+    with subprocess.Popen(row.another_process(code, run.id)) as process:
+        while not list(row.home.glob("state/.pulumi/locks/*/*/*/*.json")):
+            assert process.poll() is None
+        engine = int(claim.with_name(f"{claim.name}.cli").read_text().split()[0])
+        start = worker.start_time(engine)
+        process.kill()
+        process.wait()
+        os.kill(engine, signal.SIGSTOP)  # not before: the kernel wakes what is stopped in a group that is orphaned
+    row.launcher().terminate(run.id)
+
+    assert start is not None
+    assert not worker.alive(Identity(engine, start))
+    assert row.executions(run.id) == 0
 
 
 def test_a_full_disk_does_not_keep_a_worker_alive(row: ProcessRow, monkeypatch: pytest.MonkeyPatch) -> None:
