@@ -109,7 +109,6 @@ class CliEngine:
     def remove(self, stack: StackName, claim: Claim) -> None:
         """See Engine."""
         self.unlock(stack, claim)
-        shutil.rmtree(self._backend.scratch(stack), ignore_errors=True)  # of an operation whose launcher was killed
         self._state.remove(stack)
         shutil.rmtree(self._backend.scratch(stack), ignore_errors=True)  # what a killed operation left
 
