@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import hmac
+import json
 import os
 import secrets
 import tempfile
@@ -17,7 +18,7 @@ from typing import Any, Final
 from stacks.claims import Claims, OwnerLease
 from stacks.engine import StackName
 from stacks.errors import ConfigurationError, KeyMismatchError
-from stacks.store import LocalStore, local_path, read_json, write_json
+from stacks.store import Store, local_path, open_store, read_json
 
 _SOCKET_LIMIT: Final = 90  # characters of a path that still leave room for a Unix socket's name
 
@@ -48,9 +49,9 @@ class Backend:
         return local_path(self.url) or self.home / "state"
 
     @cached_property
-    def store(self) -> LocalStore:
+    def store(self) -> Store:
         """The small files beside the stacks: records, wishes, templates, leases."""
-        return LocalStore(self.root)
+        return open_store(self.url)
 
     @cached_property
     def lease(self) -> OwnerLease:
@@ -114,17 +115,11 @@ class Backend:
             with os.fdopen(os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(secrets.token_hex(32))
         data = {"v": 1, "id": identity, "canary": _canary(_read_key(key), identity)}
-        part = f"{identity}.new.json"
-        write_json(self.store, part, data)
-        try:
-            os.link(self.root / part, self.root / "backend.json")
-        except FileExistsError:  # another process was first; ours was never used
-            if self.passphrase_file is None:
-                key.unlink()
-            return read_json(self.store, "backend.json") or data
-        finally:
-            self.store.delete(part)
-        return data
+        if self.store.create("backend.json", json.dumps(data).encode()):
+            return data
+        if self.passphrase_file is None:  # another process was first; ours was never used
+            key.unlink()
+        return read_json(self.store, "backend.json") or data
 
     def _prove(self, data: dict[str, Any]) -> None:
         key = self.passphrase_file or self.home / "keys" / f"{data['id']}.passphrase"

@@ -8,7 +8,7 @@ templates/<digest>.json                resolved templates, kept so that a digest
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
@@ -120,10 +120,14 @@ class Records:
         """Forget a run."""
         self._store.delete(_path(run_id))
 
-    def all(self) -> Iterator[Record]:
-        """Every record; one that vanishes meanwhile is left out."""
+    def all(self, on_damage: Callable[[DamagedFileError], None]) -> Iterator[Record]:
+        """Every record that can be read, the others are told; one that vanishes meanwhile is left out."""
         for _, name in walk(self._store, "records"):
-            record = self.read(name.removesuffix(".json"))
+            try:
+                record = self.read(name.removesuffix(".json"))
+            except DamagedFileError as error:
+                on_damage(error)
+                continue
             if record is not None:
                 yield record
 

@@ -6,10 +6,12 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
+
+import psutil
 
 from stacks.errors import DamagedFileError
 
@@ -47,18 +49,18 @@ class LocalStore:
 
     def write(self, path: str, content: bytes) -> None:
         """See Store."""
-        part = self._part(path, content)
-        part.replace(self.root / path)
+        target = self.root / path
+        with self._part(target, content) as part:
+            part.replace(target)
 
     def create(self, path: str, content: bytes) -> bool:
         """See Store."""
-        part = self._part(path, content)
-        try:
-            os.link(part, self.root / path)
-        except FileExistsError:
-            return False
-        finally:
-            part.unlink()
+        target = self.root / path
+        with self._part(target, content) as part:
+            try:
+                os.link(part, target)
+            except FileExistsError:
+                return False
         return True
 
     def delete(self, path: str) -> None:
@@ -71,6 +73,7 @@ class LocalStore:
                 target.rmdir()
         else:
             target.unlink(missing_ok=True)
+            _bury_parts(target)
 
     def names(self, path: str) -> list[str]:
         """See Store."""
@@ -78,17 +81,28 @@ class LocalStore:
             return sorted(each.name for each in (self.root / path).iterdir() if not each.name.endswith(".part"))
         return []
 
-    def _part(self, path: str, content: bytes) -> Path:
-        target = self.root / path
+    @contextmanager
+    def _part(self, target: Path, content: bytes) -> Iterator[Path]:
+        """The content in a file beside the target, for this user alone; what is still there at the end is removed."""
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part = target.with_name(f".{uuid.uuid4().hex}.part")
+        _bury_parts(target)
+        part = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
         try:
             with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(content)
-        except BaseException:
+            yield part
+        finally:
             part.unlink(missing_ok=True)
-            raise
-        return part
+
+
+def _bury_parts(target: Path) -> None:
+    """Remove what a process that was killed while it wrote this file had begun."""
+    with suppress(FileNotFoundError):
+        for each in target.parent.iterdir():
+            if each.name.startswith(f".{target.name}.") and each.name.endswith(".part"):
+                writer = each.name.removeprefix(f".{target.name}.").partition("-")[0]
+                if writer.isdigit() and not psutil.pid_exists(int(writer)):
+                    each.unlink(missing_ok=True)
 
 
 class FsspecStore:

@@ -23,7 +23,7 @@ from launchers.commands.session import say
 from launchers.factory import launcher_for
 from launchers.launcher import HasLogs
 from programs.args import parse_duration
-from stacks.errors import RunLauncherError, UsageError
+from stacks.errors import DamagedFileError, RunLauncherError, UsageError
 from stacks.handle import WorkerState, WorkerStatus
 from stacks.records import Phase, Record
 
@@ -46,11 +46,15 @@ EXIT_CODES: Final = {
 def ps(session: Session, output: RunShape, *, show_all: bool) -> None:
     """See the command."""
     workspace = session.workspace()
-    records = [record for record in workspace.records.all() if show_all or _has_more_than_a_record(record)]
+    records = [record for record in workspace.records.all(_say_damage) if show_all or _has_more_than_a_record(record)]
     records.sort(key=lambda record: (record.wanted_at, record.run_id), reverse=True)
     states = _statuses(workspace, records)
     rows = [(record, states[record.run_id]) for record in records]
     write(output, [run_data(*row) for row in rows], lambda: run_table(rows), (record.run_id for record in records))
+
+
+def _say_damage(error: DamagedFileError) -> None:
+    say(f"run-launcher: {error}")
 
 
 def status(session: Session, run: str, output: RunShape) -> None:

@@ -497,12 +497,27 @@ def test_another_key_is_refused_before_any_work(cli: CommandLine) -> None:
     assert cli("ps", "--all", "-o", "name").stdout.split() == ["one"]
 
 
+def test_a_damaged_record_is_named_and_hides_no_other_run(cli: CommandLine) -> None:
+    cli.launch("one", "true")
+    cli.launch("two", "true")
+    (record,) = cli.home.glob("state/records/*/one.json")
+    content = record.read_text()
+    record.write_text("{")
+    asked, listed = cli("status", "one", code=4), cli("ps", "-o", "name")
+    record.write_text(content)
+
+    assert "one.json is damaged" in asked.stderr
+    assert (listed.stdout.split(), "one.json is damaged" in listed.stderr) == (["two"], True)
+
+
 def test_an_unexpected_error_is_one_line_and_its_origin_is_told_on_request(cli: CommandLine) -> None:
     cli.launch("one", "true")
     (record,) = cli.home.glob("state/records/*/one.json")
     content = record.read_text()
-    record.write_text("{")
+    record.unlink()
+    record.mkdir()  # nobody expects a folder there
     short, long = cli("status", "one", code=1).stderr, cli("status", "one", "-v", code=1).stderr
+    record.rmdir()
     record.write_text(content)
 
     assert short.count("\n") == 1
