@@ -90,6 +90,9 @@ class RunLauncher(ABC, Generic[T]):
         """The target's own account of a failed launch, found in the engine's; None if it does not say."""
         return None
 
+    def sweep(self, record: Record) -> None:
+        """Remove what a launch prepares before it makes a worker; called when the run's worker is gone."""
+
     def begin_end(self, record: Record) -> None:
         """Ask the worker to end, and return at once; `terminate` does the rest."""
 

@@ -77,10 +77,12 @@ class Launch:
         if record.attempt > self._run.attempt:
             message = f"run {record.run_id} is at attempt {record.attempt} already"
             raise LaunchConflictError(message, started=Started.YES)
+        if record.phase is Phase.FAILED:
+            return None  # nothing of it ever ran, so it may be launched again, corrected
         if self._prints["all"] != record.fingerprints["all"]:
             raise LaunchConflictError(self._differs(record), started=Started.YES)
         over = record.removed is not None and record.removed.terminated
-        if record.phase is not Phase.FAILED and (over or self._workspace.records.wish(record.stack) is not None):
+        if over or self._workspace.records.wish(record.stack) is not None:
             again = f"launch it again as attempt {record.attempt + 1}, or under another id"
             message = f"run {record.run_id} was terminated: {again}"
             raise LaunchConflictError(message, started=Started.UNKNOWN)
@@ -226,6 +228,8 @@ class Termination:
         record = self._record()
         if record.removed is not None or self._is_earlier(record):
             return _told(record, self._launcher.status(self._asked), objects=0)
+        if wait:
+            self._workspace.engine.prepare()
         self._wish(record)
         if record.place != self._launcher.place():
             message = (
@@ -238,7 +242,6 @@ class Termination:
         if not wait:
             self._launcher.begin_end(record)
             return _told(record, self._launcher.status(record.run_id), objects=0, done=False)
-        self._workspace.engine.prepare()
         with self._workspace.backend.claims.hold(record.stack, "terminate", self._timeout) as claim:
             if self._is_current(record):
                 return self._end(claim, record, terminated=True)
@@ -358,10 +361,10 @@ def dismantle(launcher: RunLauncher[Any], record: Record, claim: Claim) -> tuple
     Returns how many objects were removed and how many are left. Needs no state: a stack that cannot be destroyed is
     tried again once its worker is gone.
     """
-    engine, stack = launcher.workspace.engine, record.stack
+    engine, stack, limit = launcher.workspace.engine, record.stack, launcher.workspace.engine_timeout
     objects, failed = 0, False
     try:
-        objects = engine.destroy(stack, claim, launcher.providers())
+        objects = engine.destroy(stack, claim, launcher.providers(), limit)
     except StackLockedError:
         raise
     except EngineError:
@@ -369,9 +372,10 @@ def dismantle(launcher: RunLauncher[Any], record: Record, claim: Claim) -> tuple
     for found in _ours(launcher, record):
         launcher.remove(found, launcher.template.grace)
         objects = max(objects, 1)
-    left = sum(1 for _ in _ours(launcher, record))
+    launcher.sweep(record)
+    left = len(_ours(launcher, record))
     if failed:
-        objects = max(objects, engine.destroy(stack, claim, launcher.providers()))
+        objects = max(objects, engine.destroy(stack, claim, launcher.providers(), limit))
     if left == 0:
         engine.remove(stack, claim)
     return objects, left

@@ -104,6 +104,12 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
             message = f"the worker of run {found.handle.run_id} does not end"
             raise EngineError(message)
 
+    def sweep(self, record: Record) -> None:
+        """See RunLauncher: the folder of a worker that was never started, with what was handed over to it."""
+        if "folder" in record.coordinates:
+            archive = Path(record.archive) if record.archive else None
+            worker.remove(Path(str(record.coordinates["folder"])), archive)
+
     def begin_end(self, record: Record) -> None:
         """See RunLauncher."""
         if "folder" in record.coordinates:

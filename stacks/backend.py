@@ -111,6 +111,7 @@ class Backend:
 
     def _make(self) -> dict[str, Any]:
         identity = str(uuid.uuid4())
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)  # its names alone would tell others what runs here
         key = self.passphrase_file
         if key is None:
             folder = self.home / "keys"

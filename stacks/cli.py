@@ -109,8 +109,8 @@ class CliEngine:
     def remove(self, stack: StackName, claim: Claim) -> None:
         """See Engine."""
         self.unlock(stack, claim)
-        shutil.rmtree(self._backend.scratch(stack), ignore_errors=True)  # of an operation whose launcher was killed
         self._state.remove(stack)
+        shutil.rmtree(self._backend.scratch(stack), ignore_errors=True)  # what a killed operation left
 
     def adopt(self, deployment: Deployment, adoption: Adoption, claim: Claim, timeout: timedelta | None = None) -> None:
         """See Engine."""

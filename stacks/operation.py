@@ -26,6 +26,9 @@ from stacks.program_server import serve_program
 if TYPE_CHECKING:
     from stacks.setup import Cli
 
+_NOWHERE: Final = {"pulumi-python": 1, "pulumi-nodejs": 1}
+"""Dynamic providers run code that their caller sends, and any local user can call the engine: they lead to a port where
+nothing listens, instead of to the scripts that lie beside the CLI."""
 _PATIENCE: Final = 10.0  # seconds that a cancelled process gets to write its state
 _ALLOW: Final = threading.BoundedSemaphore(max(4, 2 * (os.cpu_count() or 1)))
 """At most so many processes of the command line at once: each takes 100 MB and half a second of CPU."""
@@ -86,10 +89,9 @@ class Operation:
         """
         with ExitStack() as attached:
             serving = {each.package: attached.enter_context(each.serve()) for each in providers}
-            environment = dict(self.environment)
-            if serving:
-                ports = ",".join(f"{package}:{server.port}" for package, server in serving.items())
-                environment["PULUMI_DEBUG_PROVIDERS"] = ports
+            ports = {**_NOWHERE, **{package: server.port for package, server in serving.items()}}
+            attached_to = ",".join(f"{package}:{port}" for package, port in ports.items())
+            environment = {**self.environment, "PULUMI_DEBUG_PROVIDERS": attached_to}
             command = [
                 "/bin/sh",
                 "-c",

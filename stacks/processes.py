@@ -95,9 +95,10 @@ def _watch(pid: int) -> Iterator[Callable[[float | None], object]]:
 
 def here() -> str:
     """The place of this process: boot of the host, and pid namespace."""
-    boot = str(psutil.boot_time())
-    with suppress(OSError):
+    try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        boot = str(psutil.boot_time())
     namespace = 0
     with suppress(OSError):
         namespace = Path("/proc/self/ns/pid").stat().st_ino

@@ -16,8 +16,8 @@ MODULES = ("go.mod", "go.sum", "language/go.mod", "language/go.sum")
 
 
 def build(folder: Path) -> Path:
-    """Build the wheel into the folder, with the build tools of this environment."""
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    """Build the wheel into the folder as an installer does, with whatever its build asks for on this machine."""
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     (wheel,) = folder.glob("*.whl")
     return wheel

@@ -187,11 +187,17 @@ def doctor(session: Session, output: Output = Shape.TABLE) -> int | None:
 
 
 @command(app)
-def setup(session: Session, output: Output = Shape.TABLE) -> None:
+def setup(
+    session: Session,
+    path: Annotated[
+        bool, typer.Option("--path", help="Show only what comes first on PATH for a `pulumi` that you run by hand.")
+    ] = False,
+    output: Output = Shape.TABLE,
+) -> None:
     """Find or bring the engine, as a first launch does."""
     from launchers.commands import preparing
 
-    preparing.setup(session, output)
+    preparing.setup(session, output, path=path)
 
 
 @command(app)

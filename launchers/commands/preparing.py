@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from launchers.commands.output import Shape, pairs, table, write
 from launchers.commands.session import say
@@ -12,6 +16,7 @@ from stacks.setup import Cli, ensure_cli, ensure_language_host, has_language_hos
 if TYPE_CHECKING:
     from launchers.commands.session import Session
 
+_PROVIDER: Final = "pulumi-resource-runworker"
 WHY = {
     "path": "the first supported one on PATH",
     "configured": "named in the configuration",
@@ -20,18 +25,28 @@ WHY = {
 }
 
 
-def setup(session: Session, output: Shape) -> None:
+def setup(session: Session, output: Shape, *, path: bool) -> None:
     """See the command."""
     configured = session.config().engine.cli
     tools = tools_folder()
     cli = ensure_language_host(ensure_cli(tools, say, configured=configured), tools, say)
-    data = {**cli_data(cli), "tools": str(tools), "language_host": has_language_host(cli)}
+    folders = by_hand(cli)
+    data = {**cli_data(cli), "tools": str(tools), "language_host": has_language_host(cli), "folders": folders}
 
     def text() -> list[str]:
         host = "there" if data["language_host"] else "missing: programs on disk will not run, launches do"
+        if path:
+            return [os.pathsep.join(folders)]
         return pairs([("engine", cli_words(cli)), ("tools", str(tools)), ("language host", host)])
 
     write(output, data, text)
+
+
+def by_hand(cli: Cli) -> list[str]:
+    """The folders that come first on PATH for a `pulumi` run by hand: our provider's, the language host's, its own."""
+    provider = shutil.which(_PROVIDER, path=os.pathsep.join([sysconfig.get_path("scripts"), *os.get_exec_path()]))
+    folders = [*([Path(provider).parent] if provider else []), *cli.extra_path, cli.path.parent]
+    return list(dict.fromkeys(map(str, folders)))
 
 
 def cli_data(cli: Cli) -> dict[str, Any]:

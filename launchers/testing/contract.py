@@ -488,8 +488,7 @@ class LauncherContract:
         assert row.stacks() == []
         assert row.leftovers() == []
         assert launcher.status(run.id).state is WorkerState.FAILED
-        broken.write_text("#!/bin/sh\nexit 0\n")
-        assert launcher.launch(run).created
+        assert launcher.launch(row.run("exit 0", run_id=run.id)).created
 
     @pytest.mark.parametrize("delay", [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, None])
     def test_a_launcher_killed_at_any_moment_is_put_right_by_the_next_command(
@@ -512,6 +511,42 @@ class LauncherContract:
         assert lines.read_text() == "once\n"
         assert row.executions(run.id) == 1
         assert row.alive(launched.handle)
+
+    def test_a_worker_that_a_dead_launch_left_is_adopted(self, row: TargetRow) -> None:
+        lines = row.shared / "lines"
+        run = row.run('echo once >>"$1"; sleep 600', str(lines))
+        with subprocess.Popen(
+            row.another_process(_LAUNCH, *row_template(row), run.model_dump_json()), stdout=subprocess.DEVNULL
+        ) as process:
+            assert eventually(lambda: lines.exists() or process.poll() is not None)
+            process.send_signal(signal.SIGKILL)
+
+        adopted = row.launcher().adopt(run.id)
+
+        assert not adopted.created
+        assert row.alive(adopted.handle)
+        assert lines.read_text() == "once\n"
+        assert row.launcher().launch(run).handle == adopted.handle
+        with pytest.raises(RunNotFoundError):
+            row.launcher().adopt("stranger")
+
+    @pytest.mark.parametrize("delay", [0.0, 0.05, 0.15, 0.25, 0.35, 0.45])
+    def test_a_launcher_killed_at_any_moment_can_be_followed_by_a_termination(
+        self, row: TargetRow, delay: float
+    ) -> None:
+        run = row.run("sleep 600")
+        with subprocess.Popen(row.another_process(_LAUNCH, *row_template(row), run.model_dump_json())) as process:
+            records = row.launcher().workspace.records
+            assert eventually(lambda: records.read(run.id) is not None or process.poll() is not None)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(delay)
+            process.send_signal(signal.SIGKILL)
+
+        done = row.launcher().terminate(run.id)
+
+        assert done.left == 0
+        assert row.executions(run.id) == 0
+        assert row.leftovers() == []
 
     @pytest.mark.parametrize("delay", [0.0, 0.1, 0.2, 0.3, 0.5])
     def test_a_termination_killed_at_any_moment_is_put_right_by_the_next_command(

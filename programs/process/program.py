@@ -58,11 +58,11 @@ def hand_over(args: ProgramArgs[ProcessTemplate]) -> None:
     """Lay down in the run's folder what the provider is to start."""
     token = secrets.token_hex(16)
     template, limits = args.template, args.template.limits
-    environment = build_environment(args.template, args.run, os.environ)
     folder = RunFolder(Path(args.context.folder))
     folder.make()
     if folder.worker() is not None:
         return  # it was started once; nothing may be handed over to it again
+    environment = build_environment(args.template, args.run, os.environ)
     folder.hand_over(
         Handover(
             command=args.run.command,

@@ -129,6 +129,8 @@ def stop(folder: RunFolder, grace: timedelta | None = None) -> bool:
         if not await_end(worker.shim, limit):
             _signal(worker.shim, signal.SIGQUIT)
             await_end(worker.shim, _MARGIN)
+    if sys.platform == "linux" and folder.ending() is not None:
+        return True  # the shim writes it when the kernel shows it no descendant any more
     return _end_rest(worker)
 
 

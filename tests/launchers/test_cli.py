@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -572,6 +573,13 @@ def test_setup_tells_which_engine_is_used_and_why(cli: CommandLine) -> None:
     assert Path(data["path"]).name == "pulumi"
     assert data["origin"] in {"path", "installed", "built"}
     assert data["version"] in cli("setup").stdout
+
+
+def test_setup_path_holds_all_that_a_pulumi_run_by_hand_needs(cli: CommandLine) -> None:
+    (path,) = cli("setup", "--path").stdout.splitlines()
+
+    needed = ("pulumi", "pulumi-language-python", "pulumi-resource-runworker")
+    assert all(shutil.which(name, path=path) for name in needed)
 
 
 def test_the_demo_shows_a_whole_life_and_leaves_nothing(cli: CommandLine) -> None:

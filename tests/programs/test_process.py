@@ -15,7 +15,6 @@ from typing import Any
 
 import grpc
 import psutil
-import pulumi
 import pytest
 from google.protobuf import struct_pb2
 from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc
@@ -23,7 +22,7 @@ from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc
 from launchers import ProcessTemplate, Run
 from programs.args import Context, ProgramArgs, fingerprints, local_paths
 from programs.process.environment import build_environment
-from programs.process.program import hand_over, program
+from programs.process.program import hand_over
 from programs.provider import worker
 from programs.provider.attach import serve
 from programs.provider.folder import ForeignFolderError, RunFolder
@@ -64,34 +63,42 @@ def nothing_runs_on(tmp_path: Path) -> Iterator[None]:
 
 # ---- under Mocks ----
 
+_MOCKED = """
+import json, sys
+import pulumi
+from programs.args import ProgramArgs
+from programs.process.program import program
+from programs.process.template import ProcessTemplate
 
 class Recorder(pulumi.runtime.Mocks):
-    """Answers like the engine, and keeps what was registered."""
+    def new_resource(self, args):
+        print(json.dumps({args.typ: args.inputs}))
+        return "id", {**args.inputs, "pid": 7, "startTime": "8", "bootId": "b", "pidNamespace": "1"}
 
-    def __init__(self) -> None:
-        self.inputs: dict[str, Any] = {}
-
-    def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
-        self.inputs[args.typ] = args.inputs
-        identity = {"pid": 7, "startTime": "8", "bootId": "b", "pidNamespace": "1"}
-        return "id", {**args.inputs, **identity}
-
-    def call(self, args: pulumi.runtime.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
+    def call(self, args):
         raise AssertionError(args.token)
+
+pulumi.runtime.set_mocks(Recorder(), preview=True)
+args = ProgramArgs[ProcessTemplate].model_validate_json(sys.argv[1])
+pulumi.runtime.test(lambda: program(args))()
+"""
+"""Mocks are the whole process's, so they get one of their own; it prints what the program registers."""
 
 
 def test_the_state_holds_names_of_the_environment_and_no_value(tmp_path: Path) -> None:
-    recorder = Recorder()
-    pulumi.runtime.set_mocks(recorder, preview=True)
     args = made(tmp_path, "sh", "-c", "exit", run={"env": {"TOKEN": "s3cr3t"}}, secrets={"KEY": {"env": "HOME"}})
 
-    pulumi.runtime.test(lambda: program(args))()  # type: ignore[no-untyped-call] # it publishes no types
+    done = subprocess.run(
+        [sys.executable, "-c", _MOCKED, args.model_dump_json()], capture_output=True, text=True, check=False
+    )
 
-    inputs = recorder.inputs[PROCESS]
+    registered = {name: inputs for line in done.stdout.splitlines() for name, inputs in json.loads(line).items()}
+    assert PROCESS in registered, done.stderr
+    inputs = registered[PROCESS]
     assert inputs["environmentNames"] == ["KEY", "PYTHONUNBUFFERED", "TOKEN"]
     assert inputs["command"] == ["sh", "-c", "exit"]
     assert inputs["labels"]["run-launcher/run-id"] == "r"
-    assert "s3cr3t" not in json.dumps(recorder.inputs)
+    assert "s3cr3t" not in done.stdout
     assert not Path(args.context.folder).exists()
 
 

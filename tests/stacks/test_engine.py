@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -98,8 +100,28 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
             launcher.remove(found, timedelta(seconds=1))
 
 
+def void(_: object) -> None:
+    """Let a declaration be a program."""
+
+
 def exporting(value: object) -> Callable[[], None]:
     return lambda: pulumi.export("value", value)
+
+
+def test_no_code_that_a_caller_of_the_engine_sends_is_run(bench: Bench, tmp_path: Path) -> None:
+    class Sent:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (tmp_path / "mark",)
+
+    inputs = {"__provider": base64.b64encode(pickle.dumps(Sent())).decode()}
+    program = Deployment(
+        stack_name("r", 0), lambda: void(pulumi.CustomResource("pulumi-python:dynamic:Resource", "r", inputs))
+    )
+
+    with bench.claimed(program.stack) as claim, pytest.raises(EngineError):
+        bench.engine.up(program, claim, LIMIT)
+
+    assert not (tmp_path / "mark").exists()
 
 
 @pytest.mark.smoke
@@ -275,6 +297,13 @@ def test_operations_left_pending_are_forgotten(bench: Bench) -> None:
 
         assert bench.engine.forget_pending(stack, claim) == [stack.urn(PROCESS, "worker")]
         assert bench.engine.forget_pending(stack, claim) == []
+
+
+def test_a_home_that_is_made_is_for_its_user_alone(bench: Bench) -> None:
+    kept = [bench.backend.home, *bench.backend.home.rglob("*")]
+
+    assert bench.backend.home.stat().st_mode & 0o777 == 0o700
+    assert [path for path in kept if path.is_file() and path.stat().st_mode & 0o077] == []
 
 
 def test_another_key_is_refused_before_any_work(bench: Bench) -> None:
