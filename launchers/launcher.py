@@ -191,7 +191,9 @@ class RunLauncher(ABC, Generic[T]):
         record = self.record(run)
         lines: list[str] = []
         if isinstance(self, HasLogs):
-            tail = b"".join(self.logs(record))[-65536:]
+            tail = b""
+            for piece in self.logs(record):
+                tail = (tail + piece)[-65536:]
             lines = tail.decode(errors="replace").splitlines()[-LAST_LINES:]
         return Explanation(
             record.run_id, record.attempt, self.status(record.run_id), record.command, self.facts(record), tuple(lines)

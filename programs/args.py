@@ -111,6 +111,14 @@ class LauncherTemplate(BaseModel, frozen=True, extra="forbid"):
     max_runtime: Duration | None = None
     keep: Keep = Keep()
 
+    @field_validator("start_timeout", "max_runtime")
+    @classmethod
+    def _not_zero(cls, value: timedelta | None) -> timedelta | None:
+        if value is not None and value < timedelta(milliseconds=1):
+            message = "the smallest limit is 1ms; leave max_runtime out for a worker that may run for ever"
+            raise ValueError(message)
+        return value
+
     def canonical(self) -> str:
         """The template as JSON with sorted keys and no blanks: one spelling per meaning."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import tempfile
 import uuid
@@ -20,6 +21,7 @@ from stacks.engine import StackName
 from stacks.errors import ConfigurationError, KeyMismatchError
 from stacks.store import Store, local_path, open_store, read_json
 
+_ODD: Final = re.compile(r"[?#%\x00-\x1f]")
 _SOCKET_LIMIT: Final = 90  # characters of a path that still leave room for a Unix socket's name
 
 
@@ -36,7 +38,11 @@ class Backend:
 
     @classmethod
     def at(cls, home: Path, url: str | None = None, passphrase_file: Path | None = None) -> Backend:
-        """The backend at a URL, by default a folder of the home. Raises ConfigurationError for a URL it cannot use."""
+        """The backend at a URL, by default a folder of the home. Raises ConfigurationError for what it cannot use."""
+        odd = _ODD.search(f"{home}")
+        if odd is not None:
+            message = f"the home folder {str(home)!r} holds {odd[0]!r}, which means something in URLs: choose another"
+            raise ConfigurationError(message)
         backend = cls(home, url or f"file://{home}/state", passphrase_file)
         if local_path(backend.url) is None:
             message = f"backend {backend.url!r}: this release keeps stacks at file:// only"

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -179,6 +180,21 @@ def test_the_engine_of_a_killed_launcher_is_ended_before_the_next_one_starts(row
     assert start is not None
     assert not worker.alive(Identity(engine, start))
     assert row.executions(run.id) == 0
+
+
+def test_why_keeps_no_more_of_the_output_than_it_shows(row: ProcessRow) -> None:
+    launcher = row.launcher()
+    handle = launcher.launch(row.run("exit 3")).handle
+    launcher.wait(handle, timeout=LIMIT)
+    os.truncate(next(iter(row.home.glob("runs/*/*/output.log"))), 100 * 2**20)
+    tracemalloc.start()
+    try:
+        launcher.why(handle)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 10 * 2**20
 
 
 def test_a_full_disk_does_not_keep_a_worker_alive(row: ProcessRow, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,3 +32,9 @@ def test_a_relative_folder_is_refused_at_its_own_key() -> None:
         ProcessTemplate.model_validate({"cwd": "data"})
 
     assert caught.value.errors()[0]["loc"] == ("cwd",)
+
+
+@pytest.mark.parametrize("name", ["start_timeout", "max_runtime"])
+def test_a_limit_of_no_length_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="smallest limit"):
+        ProcessTemplate.model_validate({name: "0s"})

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ from stacks.backend import Backend
 from stacks.claims import Claim, lease_expired
 from stacks.cli import CliEngine
 from stacks.engine import Adoption, Deployment, StackName, stack_name
-from stacks.errors import EngineError, KeyMismatchError, StackLockedError, TimeLimitError
+from stacks.errors import ConfigurationError, EngineError, KeyMismatchError, StackLockedError, TimeLimitError
 from stacks.processes import ProcessIdentity
 from stacks.setup import Cli, ensure_cli, tools_folder
 
@@ -335,6 +336,13 @@ def test_one_claim_excludes_another_and_is_free_when_its_holder_dies(bench: Benc
         assert claim.left["pid"] == holder.pid
     assert lease_expired(bench.backend.store, owner["owner"])
     assert bench.backend.claims.holder(stack) is None
+
+
+@pytest.mark.parametrize("name", ["ha#sh", "per%41cent", "que?stion"])
+def test_a_home_that_no_url_can_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(name)):
+        Backend.at(tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_claim_that_a_full_disk_refused_leaves_nothing_and_may_be_taken_again(
