@@ -60,6 +60,10 @@ class RunLauncher(ABC, Generic[T]):
     def place(self) -> str:
         """Where this launcher's connection leads, as the target itself tells it."""
 
+    def reaches(self, place: str) -> bool:
+        """True if this launcher can tell how workers of that place are: its own, or one that is proven gone."""
+        return place == self.place()
+
     @abstractmethod
     def find(self, runs: Collection[Record] | None) -> Iterator[Found]:
         """The workers of these runs, or all of this backend that the target knows; changes nothing."""

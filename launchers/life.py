@@ -231,7 +231,7 @@ class Termination:
         if wait:
             self._workspace.engine.prepare()
         self._wish(record)
-        if record.place != self._launcher.place():
+        if not self._launcher.reaches(record.place):
             message = (
                 f"the worker of run {record.run_id} lives on {record.place}; the wish to end it is recorded, and is "
                 "carried out by a command on this run there"
@@ -278,7 +278,7 @@ class Termination:
         try:
             self._workspace.records.wish_end(record, self._workspace.caller)
         except OSError:
-            if record.place == self._launcher.place():
+            if self._launcher.reaches(record.place):
                 self._launcher.begin_end(record)
             raise
 

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 def look(launcher: RunLauncher[Any], runs: list[WorkerHandle | str]) -> list[WorkerStatus]:
     """The statuses of many runs, with one `find` for all of them."""
     records = [_record(launcher, run) for run in runs]
-    place = launcher.place()
     asked = [
-        record for run, record in zip(runs, records, strict=True) if record is not None and _can_ask(run, record, place)
+        record
+        for run, record in zip(runs, records, strict=True)
+        if record is not None and _can_ask(launcher, run, record)
     ]
     found = {(each.handle.run_id, each.handle.attempt): each.status for each in launcher.find(asked)} if asked else {}
-    return [_status(launcher, run, record, place, found) for run, record in zip(runs, records, strict=True)]
+    return [_status(launcher, run, record, found) for run, record in zip(runs, records, strict=True)]
 
 
 def _record(launcher: RunLauncher[Any], run: WorkerHandle | str) -> Record | None:
@@ -30,20 +31,19 @@ def _record(launcher: RunLauncher[Any], run: WorkerHandle | str) -> Record | Non
     return launcher.workspace.records.read(run.run_id) or record_of(run)
 
 
-def _can_ask(run: WorkerHandle | str, record: Record, place: str) -> bool:
-    elsewhere = isinstance(run, WorkerHandle) and run.place != place
-    return not elsewhere and record.place == place and record.removed is None
+def _can_ask(launcher: RunLauncher[Any], run: WorkerHandle | str, record: Record) -> bool:
+    places = {record.place, run.place if isinstance(run, WorkerHandle) else record.place}
+    return record.removed is None and all(launcher.reaches(place) for place in places)
 
 
 def _status(
     launcher: RunLauncher[Any],
     run: WorkerHandle | str,
     record: Record | None,
-    place: str,
     found: dict[tuple[str, int], WorkerStatus],
 ) -> WorkerStatus:
-    if isinstance(run, WorkerHandle) and run.place != place:
-        return _elsewhere(run.place, place)
+    if isinstance(run, WorkerHandle) and not launcher.reaches(run.place):
+        return _elsewhere(run.place, launcher.place())
     if record is None:
         return WorkerStatus(state=WorkerState.NOT_FOUND, message="no run of this id was launched at this backend")
     attempt = run.attempt if isinstance(run, WorkerHandle) else record.attempt
@@ -51,8 +51,8 @@ def _status(
         return _earlier(record, attempt)
     if record.removed is not None:
         return _removed(record, record.removed)
-    if record.place != place:
-        return _elsewhere(record.place, place)
+    if not launcher.reaches(record.place):
+        return _elsewhere(record.place, launcher.place())
     there = found.get((record.run_id, record.attempt))
     return there or _without_worker(launcher, record)
 

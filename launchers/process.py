@@ -60,8 +60,12 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
         program(args)
 
     def place(self) -> str:
-        """See RunLauncher: boot of the host and pid namespace."""
+        """See RunLauncher: host, boot and pid namespace."""
         return worker.place()
+
+    def reaches(self, place: str) -> bool:
+        """See RunLauncher: nothing outlives a restart of its host."""
+        return super().reaches(place) or worker.restarted(place)
 
     def providers(self) -> tuple[AttachedProvider, ...]:
         """See RunLauncher."""
@@ -236,6 +240,9 @@ def _status(folder: RunFolder, there: WorkerRecord) -> WorkerStatus:
         ending = folder.ending()  # it may have ended between the two looks
     if ending is not None:
         return _ended(ending, there)
+    if there.boot_id != worker.boot_id():
+        message = "its host was restarted while it ran"
+        return WorkerStatus(state=WorkerState.FAILED, reason="lost", message=message, started_at=there.started_at)
     if worker.alive(there.shim):
         state = WorkerState.RUNNING if worker.executes(there.worker) else WorkerState.STARTING
         return WorkerStatus(state=state, started_at=there.started_at)

@@ -46,7 +46,7 @@ class Claim:
     @property
     def note(self) -> Path:
         """Where the pid of the engine's process is noted before it takes a lock."""
-        return self.path.with_name(f"{self.path.name}.cli")
+        return self.path.with_name(f"{self.path.name}~cli")
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import hashlib
 import os
 import select
 import shutil
@@ -22,6 +23,7 @@ from programs.provider.folder import EXIT, Identity, RunFolder, WorkerRecord
 
 SHIM: Final = Path(__file__).with_name("shim")
 MARKER: Final = "RUN_LAUNCHER_WORKER"
+_FIRST_PID_NAMESPACE: Final = 0xEFFFFFFC  # PROC_PID_INIT_INO of Linux
 _MARGIN: Final = 2.0  # seconds that the shim gets beyond the grace to end what it can end
 
 
@@ -50,9 +52,31 @@ def pid_namespace() -> int:
     return 0
 
 
+@functools.cache
+def host() -> str:
+    """A hash of the host's machine id and name, the same after a restart; "-" where it has no machine id."""
+    with suppress(OSError):
+        machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+        if machine:
+            return hashlib.sha256(f"{machine} {os.uname().nodename}".encode()).hexdigest()[:16]
+    return "-"
+
+
 def place() -> str:
-    """Identity of where processes started here live: the host's boot and the pid namespace."""
-    return f"host:{boot_id()}/{pid_namespace()}"
+    """Identity of where processes started here live: the host, its boot, and the pid namespace."""
+    return f"host:{host()}/{boot_id()}/{pid_namespace()}"
+
+
+def restarted(place: str) -> bool:
+    """True if that place was this very host before it was restarted: then nothing of it lives any more.
+
+    Containers prove nothing, since many share a machine id: only the host's own pid namespace counts.
+    https://www.freedesktop.org/software/systemd/man/latest/machine-id.html
+    """
+    name, _, rest = place.removeprefix("host:").partition("/")
+    boot, _, namespace = rest.partition("/")
+    same_host = name == host() != "-" and namespace == str(pid_namespace()) == str(_FIRST_PID_NAMESPACE)
+    return same_host and boot not in {"", boot_id()}
 
 
 def start_time(pid: int) -> int | None:
@@ -122,7 +146,7 @@ def stop(folder: RunFolder, grace: timedelta | None = None) -> bool:
     if worker is None:
         return True
     if (worker.boot_id, worker.pid_namespace) != (boot_id(), pid_namespace()):
-        return False
+        return restarted(str(worker.meta.get("handle", {}).get("place", "")))
     if alive(worker.shim):
         _signal(worker.shim, signal.SIGTERM)
         limit = None if grace is None else grace.total_seconds()

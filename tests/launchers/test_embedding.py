@@ -170,7 +170,7 @@ def test_the_engine_of_a_killed_launcher_is_ended_before_the_next_one_starts(row
     with subprocess.Popen(row.another_process(code, run.id)) as process:
         while not list(row.home.glob("state/.pulumi/locks/*/*/*/*.json")):
             assert process.poll() is None
-        engine = int(claim.with_name(f"{claim.name}.cli").read_text().split()[0])
+        engine = int(claim.with_name(f"{claim.name}~cli").read_text().split()[0])
         start = worker.start_time(engine)
         process.kill()
         process.wait()
@@ -254,3 +254,31 @@ def test_a_users_folder_named_like_ours_gives_one_clear_error(tmp_path: Path, na
         f"ImportError: run-launcher's package '{name}' is hidden by {tmp_path / name}: "
         "rename that folder, or start from another one"
     )
+
+
+def test_a_run_from_before_a_restart_of_its_host_has_ended(row: ProcessRow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files as they are found after it: another boot id, and nothing that runs."""
+    launcher, run = row.launcher(), row.run("sleep 600")
+    handle = launcher.launch(run).handle
+    boot, another = worker.boot_id(), "00000000-0000-0000-0000-000000000000"
+    monkeypatch.setattr(worker, "host", lambda: "0123456789abcdef")
+    monkeypatch.setattr(worker, "_FIRST_PID_NAMESPACE", worker.pid_namespace())
+    for path in [*row.home.glob("state/records/*/*.json"), *row.home.glob("runs/*/*/worker.json")]:
+        host = handle.place.partition("/")[0]
+        path.write_text(path.read_text().replace(boot, another).replace(host, "host:0123456789abcdef"))
+    moved = launcher.record(run.id).handle
+    assert moved is not None
+    row.kill(handle)
+    assert worker.await_end(
+        Identity(int(str(handle.coordinates["pid"])), int(str(handle.coordinates["start_time"]))), 10
+    )
+    (folder,) = row.home.glob("runs/*/*")
+    while not (folder / "exit.json").exists():
+        assert folder.exists()
+    (folder / "exit.json").unlink()
+
+    status = launcher.status(moved)
+
+    assert (status.state, status.message) == (WorkerState.FAILED, "its host was restarted while it ran")
+    assert launcher.status(moved.model_copy(update={"place": "host:other/1/1"})).state is WorkerState.UNKNOWN
+    assert launcher.launch(run.model_copy(update={"attempt": 1})).created
