@@ -20,9 +20,9 @@ from programs.args import ProgramArgs, Run
 from programs.process.environment import build_environment
 from programs.process.template import ProcessTemplate
 from programs.provider import worker
-from programs.provider.folder import ExitRecord, RunFolder, WorkerRecord, discard, read_ending
+from programs.provider.folder import ExitRecord, ForeignFolderError, RunFolder, WorkerRecord, discard, read_ending
 from stacks.engine import AttachedProvider
-from stacks.errors import EngineError, TemplateError, UsageError
+from stacks.errors import EngineError, Started, TemplateError, UsageError
 from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
 from stacks.records import Record
 
@@ -104,15 +104,13 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
     def remove(self, found: Found, grace: timedelta) -> None:
         """See RunLauncher."""
         folder = Path(str(found.handle.coordinates["folder"]))
-        if not worker.remove(folder, self._archive(found.handle), grace):
-            message = f"the worker of run {found.handle.run_id} does not end"
-            raise EngineError(message)
+        self._remove(found.handle.run_id, folder, self._archive(found.handle), grace)
 
     def sweep(self, record: Record) -> None:
         """See RunLauncher: the folder of a worker that was never started, with what was handed over to it."""
         if "folder" in record.coordinates:
             archive = Path(record.archive) if record.archive else None
-            worker.remove(Path(str(record.coordinates["folder"])), archive)
+            self._remove(record.run_id, Path(str(record.coordinates["folder"])), archive, None)
 
     def begin_end(self, record: Record) -> None:
         """See RunLauncher."""
@@ -178,6 +176,16 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
     def _runs(self, folder: RunFolder) -> bool:
         there = folder.worker()
         return there is not None and folder.ending() is None and worker.alive(there.shim)
+
+    @staticmethod
+    def _remove(run_id: str, folder: Path, archive: Path | None, grace: timedelta | None) -> None:
+        try:
+            gone = worker.remove(folder, archive, grace)
+        except ForeignFolderError as error:
+            raise EngineError(str(error), started=Started.UNKNOWN) from error
+        if not gone:
+            message = f"the worker of run {run_id} does not end; terminate it again"
+            raise EngineError(message, started=Started.YES)
 
     def _archive(self, handle: WorkerHandle) -> Path | None:
         record = self.workspace.records.read(handle.run_id)
