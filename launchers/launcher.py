@@ -7,18 +7,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final, Generic, Protocol, TypeVar, runtime_checkable
+from typing import ClassVar, Final, Generic, Protocol, TypeVar, runtime_checkable
 
 from launchers.values import Explanation, Found, Launched, Terminated
 from launchers.workspace import Workspace
-from programs.args import Context, LauncherTemplate, ProgramArgs, Run, fingerprints
-from stacks.engine import Adoption, AttachedProvider, Change, stack_name
+from programs.args import ARGS_KEY, Context, LauncherTemplate, ProgramArgs, Run, fingerprints
+from stacks.engine import Adoption, AttachedProvider, Change, Deployment, stack_name
 from stacks.errors import RunNotFoundError, TimeLimitError
 from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
 from stacks.records import Record
-
-if TYPE_CHECKING:
-    from stacks.engine import Deployment
 
 T = TypeVar("T", bound=LauncherTemplate)
 _POLL: Final = (0.02, 0.5)  # seconds between two looks at a worker that is waited for: first, last
@@ -224,9 +221,6 @@ class RunLauncher(ABC, Generic[T]):
 
     def deployment(self, args: ProgramArgs[T]) -> Deployment:
         """What the engine performs for these arguments."""
-        from programs.args import ARGS_KEY  # noqa: PLC0415
-        from stacks.engine import Deployment  # noqa: PLC0415
-
         config, _ = args.to_config()
         return Deployment(
             stack=stack_name(args.run.id, args.run.attempt),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 
 from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
 
@@ -57,11 +56,3 @@ class Explanation:
     command: tuple[str, ...]
     facts: Mapping[str, str] = field(default_factory=dict)
     last_lines: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Timing:
-    """The time limits of one call."""
-
-    launch: timedelta = timedelta(seconds=60)
-    terminate: timedelta = timedelta(minutes=5)

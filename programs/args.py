@@ -19,7 +19,6 @@ from stacks.errors import UsageError
 from stacks.handle import WorkerHandle, check_run_id
 
 ARGS_KEY: Final = "run-launcher:args"
-SECRETS_KEY: Final = "run-launcher:secrets"
 HANDLE_OUTPUT: Final = "handle"
 LABEL_PREFIX: Final = "run-launcher/"
 

@@ -23,13 +23,15 @@ from stacks.errors import EngineError, RunLauncherError, StackLockedError
 from stacks.operation import Operation, operation, refuse_fork
 from stacks.processes import ProcessIdentity, start_in, start_of
 from stacks.state import StateFiles, adopted
+from stacks.store import LocalStore
 
 if TYPE_CHECKING:
     from stacks.backend import Backend
     from stacks.setup import Cli
 
 _LEFT_ALONE: Final = 5.0  # seconds that the process of a dead launcher gets to end by itself
-_INLINE: Final = ("--exec-kind", "auto.inline", "--skip-preview", "--yes", "--suppress-progress", "--suppress-outputs")
+_QUIET: Final = ("--skip-preview", "--yes", "--suppress-progress", "--suppress-outputs")
+_INLINE: Final = ("--exec-kind", "auto.inline", *_QUIET)
 
 
 class CliEngine:
@@ -68,13 +70,11 @@ class CliEngine:
             operation(self._cli(), folder, self._environment(folder / "state")) as work,
             _caught(deployment.program) as program,
         ):
-            copy = folder / "state" / ".pulumi" / "stacks" / stack.project / f"{stack.stack}.json"
-            copy.parent.mkdir(parents=True)
-            there = self._backend.root / ".pulumi" / "stacks" / stack.project / f"{stack.stack}.json"
-            if there.exists():
-                shutil.copyfile(there, copy)
-            else:
-                copy.write_text(f'{{"version": 3, "checkpoint": {{"stack": "{stack.full}"}}}}', encoding="utf-8")
+            copy = StateFiles(LocalStore(folder / "state"))
+            copy.make(stack)
+            latest = self._state.deployment(stack)
+            if latest:
+                copy.write(stack, latest)
             self._declare(work, deployment)
             with work.serving(program) as address:
                 arguments = ["preview", f"--client={address}", "-s", stack.full, "--exec-kind", "auto.inline"]
@@ -94,16 +94,7 @@ class CliEngine:
         count = len(self._state.resources(stack))
         if count:
             with self._operation(stack, claim) as work:
-                arguments = [
-                    "destroy",
-                    "-s",
-                    stack.full,
-                    "--skip-preview",
-                    "--yes",
-                    "--suppress-progress",
-                    "--suppress-outputs",
-                ]
-                work.run(arguments, providers, timeout)
+                work.run(["destroy", "-s", stack.full, *_QUIET], providers, timeout)
         return count
 
     def remove(self, stack: StackName, claim: Claim) -> None:

@@ -116,10 +116,6 @@ class Records:
         """Replace the record; the caller holds the claim of its stack."""
         self._store.write(_path(record.run_id), record.model_dump_json(indent=1).encode())
 
-    def delete(self, run_id: str) -> None:
-        """Forget a run."""
-        self._store.delete(_path(run_id))
-
     def all(self, on_damage: Callable[[DamagedFileError], None]) -> Iterator[Record]:
         """Every record that can be read, the others are told; one that vanishes meanwhile is left out."""
         for _, name in walk(self._store, "records"):

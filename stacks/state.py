@@ -6,6 +6,7 @@ Layout: https://www.pulumi.com/docs/iac/concepts/state-and-backends/ and pkg/bac
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -140,8 +141,6 @@ def adopted(stack: StackName, adoption: Adoption, secrets: dict[str, Any]) -> di
 
 def hash_id(*words: str) -> str:
     """A UUID made of words, the same each time."""
-    import uuid  # noqa: PLC0415
-
     return str(uuid.uuid5(uuid.NAMESPACE_URL, " ".join(words)))
 
 
