@@ -61,6 +61,10 @@ class RunLauncher(ABC, Generic[T]):
         """True if this launcher can tell how workers of that place are: its own, or one that is proven gone."""
         return place == self.place()
 
+    def where(self, place: str) -> str:
+        """A place that is not reached, in words that tell a person where to ask."""
+        return place
+
     @abstractmethod
     def find(self, runs: Collection[Record] | None) -> Iterator[Found]:
         """The workers of these runs, or all of this backend that the target knows; changes nothing."""

@@ -233,8 +233,8 @@ class Termination:
         self._wish(record)
         if not self._launcher.reaches(record.place):
             message = (
-                f"the worker of run {record.run_id} lives on {record.place}; the wish to end it is recorded, and is "
-                "carried out by a command on this run there"
+                f"the worker of run {record.run_id} lives on {self._launcher.where(record.place)}; the wish to end it "
+                "is recorded, and `run-launcher reconcile` or any other command on this run carries it out there"
             )
             raise WrongPlaceError(message, started=Started.YES)
         if record.phase is Phase.WANTED:

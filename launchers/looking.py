@@ -42,23 +42,31 @@ def _status(
     record: Record | None,
     found: dict[tuple[str, int], WorkerStatus],
 ) -> WorkerStatus:
-    if isinstance(run, WorkerHandle) and not launcher.reaches(run.place):
-        return _elsewhere(run.place, launcher.place())
     if record is None:
         return WorkerStatus(state=WorkerState.NOT_FOUND, message="no run of this id was launched at this backend")
+    if isinstance(run, WorkerHandle) and run.place != record.place and not launcher.reaches(run.place):
+        return elsewhere(launcher, run.place)
     attempt = run.attempt if isinstance(run, WorkerHandle) else record.attempt
     if attempt != record.attempt:
         return _earlier(record, attempt)
+    over = _over(record)
+    if over is None and not launcher.reaches(record.place):
+        return elsewhere(launcher, record.place)
+    return over or found.get((record.run_id, record.attempt)) or _without_worker(launcher, record)
+
+
+def _over(record: Record) -> WorkerStatus | None:
+    """How a run ended of which nothing but the record is left; it can be told in any place."""
     if record.removed is not None:
         return _removed(record, record.removed)
-    if not launcher.reaches(record.place):
-        return _elsewhere(record.place, launcher.place())
-    there = found.get((record.run_id, record.attempt))
-    return there or _without_worker(launcher, record)
+    if record.phase is Phase.FAILED:
+        return WorkerStatus(state=WorkerState.FAILED, reason="launch failed", message=record.error or "")
+    return None
 
 
-def _elsewhere(place: str, here: str) -> WorkerStatus:
-    message = f"this worker lives on {place}, and this machine reaches {here}: ask there"
+def elsewhere(launcher: RunLauncher[Any], place: str) -> WorkerStatus:
+    """What can be said of a worker that lives where this launcher cannot look: only where to ask."""
+    message = f"this worker lives on {launcher.where(place)}: ask there ({place})"
     return WorkerStatus(state=WorkerState.UNKNOWN, message=message)
 
 
@@ -78,8 +86,6 @@ def _removed(record: Record, removal: Removal) -> WorkerStatus:
 
 def _without_worker(launcher: RunLauncher[Any], record: Record) -> WorkerStatus:
     """No worker was found where it should be: it is being launched, was never launched, or was removed by hand."""
-    if record.phase is Phase.FAILED:
-        return WorkerStatus(state=WorkerState.FAILED, reason="launch failed", message=record.error or "")
     if record.phase is Phase.WANTED:
         holder = launcher.workspace.backend.claims.holder(record.stack)
         if holder is not None and ProcessIdentity.read(holder).alive() is not False:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar, Final
@@ -21,8 +22,9 @@ from programs.process.environment import build_environment
 from programs.process.template import ProcessTemplate
 from programs.provider import worker
 from programs.provider.folder import ExitRecord, ForeignFolderError, RunFolder, WorkerRecord, discard, read_ending
+from programs.provider.place import Place, boot_id
 from stacks.engine import AttachedProvider
-from stacks.errors import EngineError, Started, TemplateError, UsageError
+from stacks.errors import DamagedFileError, EngineError, Started, TemplateError, UsageError
 from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
 from stacks.records import Record
 
@@ -60,12 +62,18 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
         program(args)
 
     def place(self) -> str:
-        """See RunLauncher: host, boot and pid namespace."""
-        return worker.place()
+        """See RunLauncher: host, boot, pid namespace and user."""
+        return str(Place.own())
 
     def reaches(self, place: str) -> bool:
         """See RunLauncher: nothing outlives a restart of its host."""
-        return super().reaches(place) or worker.restarted(place)
+        there = Place.parse(place)
+        return there is not None and (there.here or there.restarted)
+
+    def where(self, place: str) -> str:
+        """See RunLauncher."""
+        there = Place.parse(place)
+        return super().where(place) if there is None else there.in_words()
 
     def providers(self) -> tuple[AttachedProvider, ...]:
         """See RunLauncher."""
@@ -90,16 +98,19 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
 
     def find(self, runs: Collection[Record] | None) -> Iterator[Found]:
         """See RunLauncher."""
-        folders = (
-            self.workspace.backend.home.glob("runs/*/*")
-            if runs is None
-            else [Path(str(record.coordinates["folder"])) for record in runs if "folder" in record.coordinates]
-        )
-        backend = self.workspace.backend.identity()
-        for path in folders:
-            found = _found(RunFolder(path))
-            if found is not None and (runs is not None or found.handle.backend == backend):
-                yield found
+        if runs is None:
+            backend = self.workspace.backend.identity()
+            for path in self.workspace.backend.home.glob("runs/*/*"):
+                with suppress(DamagedFileError, PermissionError):  # its record tells of it
+                    found = _found(RunFolder(path))
+                    if found is not None and found.handle.backend == backend:
+                        yield found
+            return
+        for record in runs:
+            if "folder" in record.coordinates:
+                there = _asked(RunFolder(Path(str(record.coordinates["folder"]))), record)
+                if there is not None:
+                    yield there
 
     def remove(self, found: Found, grace: timedelta) -> None:
         """See RunLauncher."""
@@ -233,6 +244,17 @@ def _check_size(run: Run, environment: Mapping[str, str]) -> None:
         raise UsageError(message)
 
 
+def _asked(folder: RunFolder, record: Record) -> Found | None:
+    """The worker of one run; one that cannot be looked at is UNKNOWN, and keeps no other from being seen."""
+    try:
+        return _found(folder)
+    except (DamagedFileError, PermissionError) as error:
+        if record.handle is None:
+            raise
+        reason = str(error) if isinstance(error, DamagedFileError) else f"{folder.path} belongs to another user"
+        return Found(record.handle, WorkerStatus(state=WorkerState.UNKNOWN, message=reason), {})
+
+
 def _found(folder: RunFolder) -> Found | None:
     there = folder.worker()
     if there is None:
@@ -248,7 +270,7 @@ def _status(folder: RunFolder, there: WorkerRecord) -> WorkerStatus:
         ending = folder.ending()  # it may have ended between the two looks
     if ending is not None:
         return _ended(ending, there)
-    if there.boot_id != worker.boot_id():
+    if there.boot_id != boot_id():
         message = "its host was restarted while it ran"
         return WorkerStatus(state=WorkerState.FAILED, reason="lost", message=message, started_at=there.started_at)
     if worker.alive(there.shim):

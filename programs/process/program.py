@@ -13,8 +13,9 @@ from programs.args import ProgramArgs, export_handle, read_config
 from programs.process.environment import build_environment
 from programs.process.template import ProcessTemplate
 from programs.provider.folder import Handover, RunFolder
+from programs.provider.place import Place
 from programs.provider.servicer import PROCESS
-from programs.provider.worker import MARKER, place
+from programs.provider.worker import MARKER
 
 
 def program(args: ProgramArgs[ProcessTemplate] | None = None) -> None:
@@ -22,7 +23,7 @@ def program(args: ProgramArgs[ProcessTemplate] | None = None) -> None:
 
     Without arguments they are read from the stack's configuration.
     """
-    args = args or read_config(ProcessTemplate, place())
+    args = args or read_config(ProcessTemplate, str(Place.own()))
     if not pulumi.runtime.is_dry_run():
         hand_over(args)
     worker = pulumi.CustomResource(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
-import hashlib
 import os
 import select
 import shutil
@@ -20,10 +18,10 @@ from typing import Final
 import psutil
 
 from programs.provider.folder import EXIT, Identity, RunFolder, WorkerRecord
+from programs.provider.place import Place, boot_id, pid_namespace
 
 SHIM: Final = Path(__file__).with_name("shim")
 MARKER: Final = "RUN_LAUNCHER_WORKER"
-_FIRST_PID_NAMESPACE: Final = 0xEFFFFFFC  # PROC_PID_INIT_INO of Linux
 _MARGIN: Final = 2.0  # seconds that the shim gets beyond the grace to end what it can end
 
 
@@ -34,49 +32,6 @@ class StartError(Exception):
         super().__init__(f"{stage}: {os.strerror(number)}")
         self.stage = stage
         self.errno = number
-
-
-@functools.cache
-def boot_id() -> str:
-    """The id of this boot of the host."""
-    if sys.platform == "linux":
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    done = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
-def pid_namespace() -> int:
-    """The inode of this process's pid namespace; 0 where the platform has none."""
-    with suppress(OSError):
-        return Path("/proc/self/ns/pid").stat().st_ino
-    return 0
-
-
-@functools.cache
-def host() -> str:
-    """A hash of the host's machine id and name, the same after a restart; "-" where it has no machine id."""
-    with suppress(OSError):
-        machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
-        if machine:
-            return hashlib.sha256(f"{machine} {os.uname().nodename}".encode()).hexdigest()[:16]
-    return "-"
-
-
-def place() -> str:
-    """Identity of where processes started here live: the host, its boot, and the pid namespace."""
-    return f"host:{host()}/{boot_id()}/{pid_namespace()}"
-
-
-def restarted(place: str) -> bool:
-    """True if that place was this very host before it was restarted: then nothing of it lives any more.
-
-    Containers prove nothing, since many share a machine id: only the host's own pid namespace counts.
-    https://www.freedesktop.org/software/systemd/man/latest/machine-id.html
-    """
-    name, _, rest = place.removeprefix("host:").partition("/")
-    boot, _, namespace = rest.partition("/")
-    same_host = name == host() != "-" and namespace == str(pid_namespace()) == str(_FIRST_PID_NAMESPACE)
-    return same_host and boot not in {"", boot_id()}
 
 
 def start_time(pid: int) -> int | None:
@@ -146,7 +101,8 @@ def stop(folder: RunFolder, grace: timedelta | None = None) -> bool:
     if worker is None:
         return True
     if (worker.boot_id, worker.pid_namespace) != (boot_id(), pid_namespace()):
-        return restarted(str(worker.meta.get("handle", {}).get("place", "")))
+        lived = Place.parse(str(worker.meta.get("handle", {}).get("place", "")))
+        return lived is not None and lived.restarted
     if alive(worker.shim):
         _signal(worker.shim, signal.SIGTERM)
         limit = None if grace is None else grace.total_seconds()

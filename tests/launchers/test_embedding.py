@@ -20,7 +20,7 @@ import pytest
 from targets import ProcessRow
 
 from launchers import WorkerState, launcher_for, load_launcher
-from programs.provider import worker
+from programs.provider import place, worker
 from programs.provider.folder import Identity
 from stacks.engine import stack_name
 from stacks.errors import DamagedFileError
@@ -260,9 +260,9 @@ def test_a_run_from_before_a_restart_of_its_host_has_ended(row: ProcessRow, monk
     """The files as they are found after it: another boot id, and nothing that runs."""
     launcher, run = row.launcher(), row.run("sleep 600")
     handle = launcher.launch(run).handle
-    boot, another = worker.boot_id(), "00000000-0000-0000-0000-000000000000"
-    monkeypatch.setattr(worker, "host", lambda: "0123456789abcdef")
-    monkeypatch.setattr(worker, "_FIRST_PID_NAMESPACE", worker.pid_namespace())
+    boot, another = place.boot_id(), "00000000-0000-0000-0000-000000000000"
+    monkeypatch.setattr(place, "host", lambda: "0123456789abcdef")
+    monkeypatch.setattr(place, "FIRST_PID_NAMESPACE", place.pid_namespace())
     for path in [*row.home.glob("state/records/*/*.json"), *row.home.glob("runs/*/*/worker.json")]:
         host = handle.place.partition("/")[0]
         path.write_text(path.read_text().replace(boot, another).replace(host, "host:0123456789abcdef"))

@@ -26,6 +26,7 @@ from programs.process.program import hand_over
 from programs.provider import worker
 from programs.provider.attach import serve
 from programs.provider.folder import ForeignFolderError, RunFolder
+from programs.provider.place import Place, boot_id, pid_namespace
 from programs.provider.servicer import PROCESS
 from stacks.errors import UsageError
 from stacks.setup import ensure_cli, ensure_language_host, tools_folder
@@ -46,7 +47,7 @@ def made(
         template="t",
         digest=digest,
         fingerprint=fingerprints(wanted, digest)["all"],
-        place=worker.place(),
+        place=str(Place.own()),
         folder=str(folder),
         archive=str(archive),
         cwd=str(tmp_path),
@@ -280,8 +281,8 @@ def test_a_reused_pid_is_never_signalled(tmp_path: Path) -> None:
             json.dumps(
                 {
                     "v": 1,
-                    "boot_id": worker.boot_id(),
-                    "pid_namespace": worker.pid_namespace(),
+                    "boot_id": boot_id(),
+                    "pid_namespace": pid_namespace(),
                     "shim": identity,
                     "worker": {**identity, "pid": 2**22 + 1},
                     "started_at": 0,
@@ -304,8 +305,8 @@ def test_a_reused_group_or_session_is_never_signalled(tmp_path: Path) -> None:
         assert start is not None
         record = {
             "v": 1,
-            "boot_id": worker.boot_id(),
-            "pid_namespace": worker.pid_namespace(),
+            "boot_id": boot_id(),
+            "pid_namespace": pid_namespace(),
             "shim": {"pid": bystander.pid, "start_time": start - 1},
             "worker": {"pid": bystander.pid, "start_time": start - 1},
             "started_at": 0,
