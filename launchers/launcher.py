@@ -114,16 +114,17 @@ class RunLauncher(ABC, Generic[T]):
 
     # ---- the life of a run ----
 
-    def launch(self, run: Run, *, timeout: timedelta | None = None) -> Launched:
+    def launch(self, run: Run, *, timeout: timedelta | None = None, break_lock: bool = False) -> Launched:
         """Start the run's worker once, or return the one that was started before.
 
         Returns when the target has accepted the worker. Raises LaunchConflictError for an id that is taken,
         LaunchFailedError, TimeLimitError (60 s by default; nothing starts later), RunCancelledError if it is terminated
-        meanwhile. After an error nothing is left but the record; the same call may be made again.
+        meanwhile. After an error nothing is left but the record; the same call may be made again. `break_lock` is the
+        caller's word that no other Pulumi command works on this run, where that cannot be proven.
         """
         from launchers.life import Launch  # noqa: PLC0415 - the procedure builds on this contract
 
-        return Launch(self, run, timeout or self.workspace.launch_timeout).perform()
+        return Launch(self, run, timeout or self.workspace.launch_timeout, break_lock=break_lock).perform()
 
     def adopt(self, run_id: str) -> Launched:
         """Put right a launch that died half-way: its worker enters the state, and its handle comes back.
@@ -134,15 +135,25 @@ class RunLauncher(ABC, Generic[T]):
 
         return adopt(self, self.record(run_id))
 
-    def terminate(self, run: WorkerHandle | str, *, wait: bool = True, timeout: timedelta | None = None) -> Terminated:
+    def terminate(
+        self,
+        run: WorkerHandle | str,
+        *,
+        wait: bool = True,
+        timeout: timedelta | None = None,
+        break_lock: bool = False,
+    ) -> Terminated:
         """End the run's worker gracefully, then by force, and remove everything that the run made.
 
         Repeatable. With `wait=False` the end is begun within 2 s, and finished by the next terminate or reconcile.
         Raises WrongPlaceError for a worker that lives elsewhere (the wish is recorded), and RunNotFoundError.
+        Past the time limit (the template's grace and the engine's limit) it raises TimeLimitError, or StackLockedError
+        where it could not begin. `break_lock` as in `launch`.
         """
         from launchers.life import Termination  # noqa: PLC0415
 
-        return Termination(self, run, timeout or self.workspace.engine_timeout + self.template.grace).perform(wait=wait)
+        limit = timeout or self.workspace.engine_timeout + self.template.grace
+        return Termination(self, run, limit, break_lock=break_lock).perform(wait=wait)
 
     def clean(self, run_id: str) -> Terminated:
         """Remove a run that has ended, with all it made; raises UsageError while its worker lives."""

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 class Launch:
     """One call of `launch`."""
 
-    def __init__(self, launcher: RunLauncher[Any], run: Run, timeout: timedelta) -> None:
+    def __init__(self, launcher: RunLauncher[Any], run: Run, timeout: timedelta, *, break_lock: bool = False) -> None:
         self._launcher = launcher
         self._workspace = launcher.workspace
         self._run = run
@@ -47,6 +47,7 @@ class Launch:
         self._digest = launcher.template.digest()
         self._prints = fingerprints(run, self._digest)
         self._timeout = timeout
+        self._break_lock = break_lock
         self._deadline = 0.0
 
     def perform(self) -> Launched:
@@ -63,6 +64,8 @@ class Launch:
             known = self._known(record)
             if known is not None:
                 return known
+            if self._break_lock:
+                self._workspace.engine.unlock(self._stack, claim, force=True)
             earlier: tuple[Attempt, ...] = ()
             if record is not None and record.attempt < self._run.attempt:
                 earlier = (*record.earlier, self._retire(record))
@@ -217,11 +220,19 @@ class Launch:
 class Termination:
     """One call of `terminate`, or of `clean`."""
 
-    def __init__(self, launcher: RunLauncher[Any], run: WorkerHandle | str, timeout: timedelta) -> None:
+    def __init__(
+        self,
+        launcher: RunLauncher[Any],
+        run: WorkerHandle | str,
+        timeout: timedelta,
+        *,
+        break_lock: bool = False,
+    ) -> None:
         self._launcher = launcher
         self._workspace = launcher.workspace
         self._asked = run
-        self._timeout = timeout
+        self._deadline = time.monotonic() + timeout.total_seconds()
+        self._break_lock = break_lock
 
     def perform(self, *, wait: bool) -> Terminated:
         """See RunLauncher.terminate."""
@@ -242,8 +253,10 @@ class Termination:
         if not wait:
             self._launcher.begin_end(record)
             return _told(record, self._launcher.status(record.run_id), objects=0, done=False)
-        with self._workspace.backend.claims.hold(record.stack, "terminate", self._timeout) as claim:
+        with self._workspace.backend.claims.hold(record.stack, "terminate", self._left()) as claim:
             if self._is_current(record):
+                if self._break_lock:
+                    self._workspace.engine.unlock(record.stack, claim, force=True)
                 return self._end(claim, record, terminated=True)
             self._workspace.records.grant(record.stack)
         return self.perform(wait=wait)
@@ -252,7 +265,7 @@ class Termination:
         """See RunLauncher.clean."""
         record = self._record()
         self._workspace.engine.prepare()
-        with self._workspace.backend.claims.hold(record.stack, "clean", self._timeout) as claim:
+        with self._workspace.backend.claims.hold(record.stack, "clean", self._left()) as claim:
             if not self._is_current(record):
                 message = f"the next attempt of run {record.run_id} was launched meanwhile: terminate it instead"
                 raise UsageError(message, started=Started.YES)
@@ -261,6 +274,9 @@ class Termination:
                 message = f"run {record.run_id} is {status.state}: terminate it instead"
                 raise UsageError(message, started=Started.YES)
             return self._end(claim, record, terminated=False)
+
+    def _left(self) -> timedelta:
+        return timedelta(seconds=max(0.0, self._deadline - time.monotonic()))
 
     def _record(self) -> Record:
         try:
@@ -297,7 +313,7 @@ class Termination:
         if record.removed is not None:
             self._workspace.records.grant(record.stack)
             return _told(record, self._launcher.status(record.run_id), objects=record.removed.objects)
-        ended = end(self._launcher, record, claim, terminated=terminated)
+        ended = end(self._launcher, record, claim, terminated=terminated, limit=self._left())
         status = ended.ended or WorkerStatus(state=WorkerState.NOT_FOUND)
         return _told(ended, status, objects=ended.removed.objects if ended.removed else 0)
 
@@ -336,10 +352,17 @@ def adopt(launcher: RunLauncher[Any], record: Record) -> Launched:
         return Launched(handle, created=False, status=found.status)
 
 
-def end(launcher: RunLauncher[Any], record: Record, claim: Claim, *, terminated: bool) -> Record:
+def end(
+    launcher: RunLauncher[Any],
+    record: Record,
+    claim: Claim,
+    *,
+    terminated: bool,
+    limit: timedelta | None = None,
+) -> Record:
     """End and remove everything of an attempt, and write down how it ended; returns the new record."""
     before = launcher.status(record.run_id)
-    objects, left = dismantle(launcher, record, claim)
+    objects, left = dismantle(launcher, record, claim, limit)
     ended = before if before.state.ended else launcher.ended_of(record)
     if ended is None and record.handle is not None:
         ended = WorkerStatus(state=WorkerState.FAILED, reason="terminated", message="ended by terminate")
@@ -355,13 +378,16 @@ def end(launcher: RunLauncher[Any], record: Record, claim: Claim, *, terminated:
     return record
 
 
-def dismantle(launcher: RunLauncher[Any], record: Record, claim: Claim) -> tuple[int, int]:
+def dismantle(
+    launcher: RunLauncher[Any], record: Record, claim: Claim, limit: timedelta | None = None
+) -> tuple[int, int]:
     """Destroy the stack, then end what the target still knows of the attempt, then forget the stack.
 
     Returns how many objects were removed and how many are left. Needs no state: a stack that cannot be destroyed is
     tried again once its worker is gone.
     """
-    engine, stack, limit = launcher.workspace.engine, record.stack, launcher.workspace.engine_timeout
+    engine, stack = launcher.workspace.engine, record.stack
+    limit = launcher.workspace.engine_timeout if limit is None else limit
     objects, failed = 0, False
     try:
         objects = engine.destroy(stack, claim, launcher.providers(), limit)

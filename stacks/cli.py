@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -20,6 +21,7 @@ import yaml
 from stacks.claims import Claim, lease_expired
 from stacks.engine import Adoption, AttachedProvider, Change, Deployment, StackName
 from stacks.errors import EngineError, RunLauncherError, StackLockedError
+from stacks.locks import proven_dead
 from stacks.operation import Operation, operation, refuse_fork
 from stacks.processes import ProcessIdentity, start_in, start_of
 from stacks.state import StateFiles, adopted
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from stacks.setup import Cli
 
 _LEFT_ALONE: Final = 5.0  # seconds that the process of a dead launcher gets to end by itself
+_POLL: Final = (0.05, 0.5)  # seconds between two looks at a lock that is waited for: first, last
 _QUIET: Final = ("--skip-preview", "--yes", "--suppress-progress", "--suppress-outputs")
 _INLINE: Final = ("--exec-kind", "auto.inline", *_QUIET)
 
@@ -52,14 +55,17 @@ class CliEngine:
     def up(self, deployment: Deployment, claim: Claim, timeout: timedelta | None = None) -> dict[str, Any]:
         """See Engine."""
         stack = deployment.stack
-        self.unlock(stack, claim)
-        self._state.make(stack)
-        self.forget_pending(stack, claim)
-        with self._operation(stack, claim) as work, _caught(deployment.program) as program:
-            self._declare(work, deployment)
-            with work.serving(program) as address:
-                work.run(["up", f"--client={address}", "-s", stack.full, *_INLINE], deployment.providers, timeout)
-            self._keep_salt(work)
+
+        def perform(left: timedelta | None) -> None:
+            self._state.make(stack)
+            self.forget_pending(stack, claim)
+            with self._operation(stack, claim) as work, _caught(deployment.program) as program:
+                self._declare(work, deployment)
+                with work.serving(program) as address:
+                    work.run(["up", f"--client={address}", "-s", stack.full, *_INLINE], deployment.providers, left)
+                self._keep_salt(work)
+
+        self._unlocked(stack, claim, timeout, perform)
         return self._state.outputs(stack) or {}
 
     def preview(self, deployment: Deployment, timeout: timedelta | None = None) -> list[Change]:
@@ -89,13 +95,17 @@ class CliEngine:
         timeout: timedelta | None = None,
     ) -> int:
         """See Engine. Runs outside any project, so that no program and no language host is loaded."""
-        self.unlock(stack, claim)
-        self.forget_pending(stack, claim)
-        count = len(self._state.resources(stack))
-        if count:
-            with self._operation(stack, claim) as work:
-                work.run(["destroy", "-s", stack.full, *_QUIET], providers, timeout)
-        return count
+        counts: list[int] = []
+
+        def perform(left: timedelta | None) -> None:
+            self.forget_pending(stack, claim)
+            counts.append(len(self._state.resources(stack)))
+            if counts[-1]:
+                with self._operation(stack, claim) as work:
+                    work.run(["destroy", "-s", stack.full, *_QUIET], providers, left)
+
+        self._unlocked(stack, claim, timeout, perform)
+        return counts[0]
 
     def remove(self, stack: StackName, claim: Claim) -> None:
         """See Engine."""
@@ -106,6 +116,7 @@ class CliEngine:
     def adopt(self, deployment: Deployment, adoption: Adoption, claim: Claim, timeout: timedelta | None = None) -> None:
         """See Engine."""
         stack = deployment.stack
+        self._unlocked(stack, claim, timeout, lambda _: None)
         if self._backend.salt() is None or self._state.deployment(stack) in (None, {}):
             self.up(Deployment(stack, lambda: None), claim, timeout)  # makes the stack and its encryption salt
         latest = self._state.deployment(stack) or {}
@@ -152,18 +163,41 @@ class CliEngine:
             if not force and not self._dead(lock, claim):
                 message = (
                     f"another Pulumi command works on this run, or died while it did: {words}. Wait for it, or, if "
-                    f"it is gone for certain, break its lock with: pulumi cancel {stack.full}"
+                    "it is gone for certain, repeat this with --break-lock"
                 )
                 raise StackLockedError(message)
             self._state.unlock(path)
             broken.append(words)
         return broken
 
+    def _unlocked(
+        self,
+        stack: StackName,
+        claim: Claim,
+        timeout: timedelta | None,
+        perform: Callable[[timedelta | None], None],
+    ) -> None:
+        """Perform an operation as soon as no living process locks the stack; it gets what is left of the time."""
+        deadline = None if timeout is None else time.monotonic() + timeout.total_seconds()
+        pause = _POLL[0]
+        while True:
+            left = None if deadline is None else timedelta(seconds=max(0.0, deadline - time.monotonic()))
+            try:
+                self.unlock(stack, claim)
+                perform(left)
+            except StackLockedError:
+                if left is not None and left.total_seconds() <= pause:
+                    raise
+            else:
+                return
+            time.sleep(pause)
+            pause = min(pause * 1.5, _POLL[1])
+
     def _dead(self, lock: dict[str, Any], claim: Claim) -> bool:
-        """True if the lock is one that a dead holder of this claim had taken."""
+        """True if the lock is one that a dead holder of this claim had taken, or whose process is proven gone."""
         noted = _noted(claim)
         if noted is None or claim.left is None or lock.get("pid") != noted.pid:
-            return False
+            return proven_dead(lock, self._backend.root)
         alive = noted.alive()
         if alive is None:
             return lease_expired(self._backend.store, str(claim.left.get("owner", "")))

@@ -15,6 +15,7 @@ from stacks.engine import PROJECT_PREFIX, Adoption, StackName
 from stacks.store import Store, read_json
 
 _STACKS: Final = ".pulumi/stacks"
+_ATTRIBUTES: Final = ".attrs"  # what a plain `pulumi` puts beside each file of a folder, where it is not told otherwise
 
 
 class StateFiles:
@@ -70,19 +71,20 @@ class StateFiles:
         folder = f".pulumi/locks/{stack.full}"
         found = {}
         for name in self._store.names(folder):
-            content = self._store.read(f"{folder}/{name}")
+            content = None if name.endswith(_ATTRIBUTES) else self._store.read(f"{folder}/{name}")
             if content is not None:
                 found[f"{folder}/{name}"] = json.loads(content) if content.strip() else {}
         return found
 
     def unlock(self, path: str) -> None:
         """Delete one lock."""
-        self._store.delete(path)
+        for suffix in ("", _ATTRIBUTES):
+            self._store.delete(f"{path}{suffix}")
 
     def remove(self, stack: StackName) -> None:
         """Delete the stack with its backups, history and locks."""
         path = f"{stack.project}/{stack.stack}"
-        for suffix in ("", ".bak", ".attrs", ".bak.attrs"):
+        for suffix in ("", ".bak", _ATTRIBUTES, f".bak{_ATTRIBUTES}"):
             self._store.delete(f"{_STACKS}/{path}.json{suffix}")
         for folder in (f"history/{path}", f"backups/{path}", f"locks/{stack.full}", f"tags/{path}"):
             self._store.delete(f".pulumi/{folder}")

@@ -24,6 +24,9 @@ app: Final = typer.Typer(
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run, a unique prefix of it, or @last.")]
 RunsOutput = Annotated[RunShape, typer.Option("--output", "-o", help="How the result is written.")]
 Output = Annotated[Shape, typer.Option("--output", "-o", help="How the result is written.")]
+BreakLock = Annotated[
+    bool, typer.Option("--break-lock", help="Break a Pulumi lock whose owner nobody can prove gone: only if it is.")
+]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Show the worker's output until it ends.")]
 
 
@@ -88,6 +91,7 @@ def launch(
         bool,
         typer.Option("--exit-code-from-worker", help="With --follow or --rm: exit as the worker did, not with 10."),
     ] = False,
+    break_lock: BreakLock = False,
     output: RunsOutput = RunShape.TABLE,
 ) -> int | None:
     """Start the worker of a run.
@@ -100,7 +104,7 @@ def launch(
 
     wanted = Wanted(
         tuple(words), template, run_id, attempt, tuple(env or ()), tuple(env_file or ()), tuple(tag or ()), timeout,
-        follow=follow, remove=remove, worker_code=worker_code, output=output,
+        follow=follow, remove=remove, worker_code=worker_code, break_lock=break_lock, output=output,
     )  # fmt: skip
     return perform(session, wanted)
 
@@ -164,6 +168,7 @@ def terminate(
     session: Session,
     runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Ids of runs, unique prefixes, or @last.")],
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until nothing is left.")] = True,
+    break_lock: BreakLock = False,
     output: RunsOutput = RunShape.TABLE,
 ) -> int | None:
     """End runs and remove all that they made.
@@ -172,7 +177,7 @@ def terminate(
     """
     from launchers.commands import ending
 
-    return ending.terminate(session, runs, output, wait=wait)
+    return ending.terminate(session, runs, output, wait=wait, break_lock=break_lock)
 
 
 @command(app)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from launchers.values import Terminated
 
 
-def terminate(session: Session, names: list[str], output: RunShape, *, wait: bool) -> int:
+def terminate(session: Session, names: list[str], output: RunShape, *, wait: bool, break_lock: bool) -> int:
     """See the command. A run that fails to end keeps no other; the exit code is that of the first."""
     workspace = session.workspace()
     launchers = {}
@@ -29,7 +29,7 @@ def terminate(session: Session, names: list[str], output: RunShape, *, wait: boo
     codes: list[int] = []
     for run_id, launcher in launchers.items():
         try:
-            answers.append(launcher.terminate(run_id, wait=wait))
+            answers.append(launcher.terminate(run_id, wait=wait, break_lock=break_lock))
         except RunLauncherError as error:
             codes.append(session.report(error))
     write(output, [_data(each) for each in answers], lambda: _table(answers), (each.run_id for each in answers))

@@ -44,6 +44,7 @@ class Wanted:
     follow: bool
     remove: bool
     worker_code: bool
+    break_lock: bool
     output: RunShape
 
     @property
@@ -58,7 +59,7 @@ def perform(session: Session, wanted: Wanted) -> int:
     run = make_run(wanted)
     config = session.config(launch__timeout=wanted.timeout, templates__default=wanted.template)
     launcher = load_launcher(config=config, workspace=session.workspace(config))
-    launched = _launch(launcher, run)
+    launched = _launch(launcher, run, break_lock=wanted.break_lock)
     _tell(launcher, launched, wanted)
     return Stay(launcher, run.id, wanted).to_the_end() if wanted.stays else 0
 
@@ -132,11 +133,11 @@ def describe(handle: WorkerHandle) -> str:
     return f"{handle.target} (pid {pid})" if pid else handle.target
 
 
-def _launch(launcher: RunLauncher[Any], run: Run) -> Launched:
+def _launch(launcher: RunLauncher[Any], run: Run, *, break_lock: bool) -> Launched:
     """Launch; on Ctrl-C nothing of it stays but its record, unless the run was there before."""
     before = launcher.workspace.records.read(run.id)
     try:
-        return launcher.launch(run)
+        return launcher.launch(run, break_lock=break_lock)
     except KeyboardInterrupt:
         now = launcher.workspace.records.read(run.id)
         ours = now is not None and (before is None or before.attempt < now.attempt)

@@ -263,25 +263,6 @@ def test_the_lock_of_an_engine_that_was_killed_is_broken(bench: Bench) -> None:
         assert bench.engine.up(Deployment(stack, exporting(2)), claim, LIMIT) == {"value": 2}
 
 
-def test_the_lock_of_a_plain_pulumi_is_never_broken(bench: Bench) -> None:
-    stack = stack_name("r", 0)
-    with bench.claimed(stack) as claim:
-        bench.engine.up(Deployment(stack, exporting(1)), claim, LIMIT)
-        lock = {
-            "pid": os.getpid(),
-            "username": "u",
-            "hostname": os.uname().nodename,
-            "timestamp": "2026-01-01T00:00:00Z",
-        }
-        bench.backend.store.write(f".pulumi/locks/{stack.full}/x.json", json.dumps(lock).encode())
-
-        with pytest.raises(StackLockedError, match=str(os.getpid())):
-            bench.engine.up(Deployment(stack, exporting(2)), claim, LIMIT)
-        assert bench.engine.outputs(stack) == {"value": 1}
-        assert len(bench.engine.unlock(stack, claim, force=True)) == 1
-        assert bench.engine.up(Deployment(stack, exporting(2)), claim, LIMIT) == {"value": 2}
-
-
 def test_operations_left_pending_are_forgotten(bench: Bench) -> None:
     stack = stack_name("r", 0)
     with bench.claimed(stack) as claim:
