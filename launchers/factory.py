@@ -26,6 +26,8 @@ def make_workspace(config: Config | None = None, progress: Callable[[str], None]
         cli=config.engine.cli,
         launch_timeout=config.launch.timeout,
         engine_timeout=config.engine.timeout,
+        records_keep=config.records.keep,
+        orphan_age=config.reconcile.orphan_age,
         progress=progress or _silent,
     )
 

@@ -9,8 +9,9 @@ Races, listed once:
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from launchers.values import Found, Launched, Terminated
 from programs.args import HANDLE_OUTPUT, ProgramArgs, Run, fingerprints
@@ -34,6 +35,21 @@ from stacks.records import Attempt, Phase, Record, Removal
 if TYPE_CHECKING:
     from launchers.launcher import RunLauncher
     from stacks.claims import Claim
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why an attempt is ended: because somebody asked (`terminated`), or because of a limit or a loss (`account`).
+
+    The account stands for the end of a worker that had not ended before.
+    """
+
+    terminated: bool
+    account: WorkerStatus | None = None
+
+
+ASKED: Final = Cause(terminated=True)
+ENDED: Final = Cause(terminated=False)
 
 
 class Launch:
@@ -121,7 +137,7 @@ class Launch:
                         f"attempt {self._run.attempt} starts; terminate it first"
                     )
                     raise LaunchConflictError(message, started=Started.YES)
-                current = end(self._launcher, current, claim, terminated=False)
+                current = end(self._launcher, current, claim, ENDED)
             return Attempt(
                 attempt=current.attempt,
                 handle=current.handle,
@@ -174,11 +190,11 @@ class Launch:
         """End the worker again where somebody asked for it meanwhile, or the time has passed: nothing starts late."""
         wish = self._workspace.records.wish(record.stack)
         if wish is not None:
-            end(self._launcher, record, claim, terminated=True)
+            end(self._launcher, record, claim, ASKED)
             message = f"run {record.run_id} was terminated by {wish.by} while it was launched; its worker is gone"
             raise RunCancelledError(message, started=Started.YES)
         if time.monotonic() > self._deadline:
-            end(self._launcher, record, claim, terminated=True)
+            end(self._launcher, record, claim, ASKED)
             message = (
                 f"run {record.run_id} was not launched within {self._timeout.total_seconds():g} s; its worker is gone"
             )
@@ -257,7 +273,7 @@ class Termination:
             if self._is_current(record):
                 if self._break_lock:
                     self._workspace.engine.unlock(record.stack, claim, force=True)
-                return self._end(claim, record, terminated=True)
+                return self._end(claim, record, ASKED)
             self._workspace.records.grant(record.stack)
         return self.perform(wait=wait)
 
@@ -273,7 +289,7 @@ class Termination:
             if not status.state.ended and status.state is not WorkerState.NOT_FOUND:
                 message = f"run {record.run_id} is {status.state}: terminate it instead"
                 raise UsageError(message, started=Started.YES)
-            return self._end(claim, record, terminated=False)
+            return self._end(claim, record, ENDED)
 
     def _left(self) -> timedelta:
         return timedelta(seconds=max(0.0, self._deadline - time.monotonic()))
@@ -308,12 +324,12 @@ class Termination:
         if holder is not None and str(holder.get("what", "")).startswith("launch"):
             self._workspace.engine.cancel(record.stack)
 
-    def _end(self, claim: Claim, asked: Record, *, terminated: bool) -> Terminated:
+    def _end(self, claim: Claim, asked: Record, cause: Cause) -> Terminated:
         record = self._workspace.records.read(asked.run_id) or asked
         if record.removed is not None:
             self._workspace.records.grant(record.stack)
             return _told(record, self._launcher.status(record.run_id), objects=record.removed.objects)
-        ended = end(self._launcher, record, claim, terminated=terminated, limit=self._left())
+        ended = end(self._launcher, record, claim, cause, self._left())
         status = ended.ended or WorkerStatus(state=WorkerState.NOT_FOUND)
         return _told(ended, status, objects=ended.removed.objects if ended.removed else 0)
 
@@ -335,47 +351,55 @@ def adopt(launcher: RunLauncher[Any], record: Record) -> Launched:
     """Bring a worker that a dead launch left into the state; see RunLauncher.adopt."""
     workspace = launcher.workspace
     workspace.engine.prepare()
-    backend_id = workspace.backend.open()
+    workspace.backend.open()
     with workspace.backend.claims.hold(record.stack, "adopt", workspace.engine_timeout) as claim:
         record = workspace.records.read(record.run_id) or record
         if record.handle is not None:
             return Launched(record.handle, created=False, status=launcher.status(record.run_id))
-        found = next(iter(launcher.find([record])), None)
-        if found is None:
-            message = f"run {record.run_id} has no worker to adopt"
-            raise RunNotFoundError(message)
-        run = Run(id=record.run_id, command=record.command, tags=record.tags, attempt=record.attempt)
-        args = launcher.args(run, backend_id, record)
-        context = args.context.model_copy(update={"fingerprint": record.fingerprints["all"]})
-        handle = enter(launcher, args.model_copy(update={"context": context}), record, claim, workspace.engine_timeout)
-        workspace.records.write(record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle))
-        return Launched(handle, created=False, status=found.status)
+        return adopt_under(launcher, record, claim)
+
+
+def adopt_under(launcher: RunLauncher[Any], record: Record, claim: Claim) -> Launched:
+    """Bring the worker of a half-made launch into the state and write its handle down; raises RunNotFoundError."""
+    workspace = launcher.workspace
+    found = next(iter(launcher.find([record])), None)
+    if found is None:
+        message = f"run {record.run_id} has no worker to adopt"
+        raise RunNotFoundError(message)
+    run = Run(id=record.run_id, command=record.command, tags=record.tags, attempt=record.attempt)
+    args = launcher.args(run, workspace.backend.open(), record)
+    context = args.context.model_copy(update={"fingerprint": record.fingerprints["all"]})
+    handle = enter(launcher, args.model_copy(update={"context": context}), record, claim, workspace.engine_timeout)
+    workspace.records.write(record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle))
+    return Launched(handle, created=False, status=found.status)
 
 
 def end(
-    launcher: RunLauncher[Any],
-    record: Record,
-    claim: Claim,
-    *,
-    terminated: bool,
-    limit: timedelta | None = None,
+    launcher: RunLauncher[Any], record: Record, claim: Claim, cause: Cause, limit: timedelta | None = None
 ) -> Record:
     """End and remove everything of an attempt, and write down how it ended; returns the new record."""
     before = launcher.status(record.run_id)
     objects, left = dismantle(launcher, record, claim, limit)
-    ended = before if before.state.ended else launcher.ended_of(record)
+    ended = before if before.state.ended else _account(launcher.ended_of(record), cause)
     if ended is None and record.handle is not None:
         ended = WorkerStatus(state=WorkerState.FAILED, reason="terminated", message="ended by terminate")
     if left:
         message = f"{left} objects of run {record.run_id} do not end; terminate it again"
         raise EngineError(message, started=Started.YES)
     removed = Removal(
-        at=datetime.now(UTC), objects=objects, left=left, terminated=terminated and not before.state.ended
+        at=datetime.now(UTC), objects=objects, left=left, terminated=cause.terminated and not before.state.ended
     )
     record = record.changed(phase=Phase.REMOVED, ended=ended, removed=removed)
     launcher.workspace.records.write(record)
     launcher.workspace.records.grant(record.stack)
     return record
+
+
+def _account(told: WorkerStatus | None, cause: Cause) -> WorkerStatus | None:
+    if cause.account is None:
+        return told
+    account = cause.account.model_dump(include={"state", "reason", "message"})
+    return (told or cause.account).model_copy(update=account)
 
 
 def dismantle(

@@ -21,7 +21,15 @@ from programs.args import ProgramArgs, Run
 from programs.process.environment import build_environment
 from programs.process.template import ProcessTemplate
 from programs.provider import worker
-from programs.provider.folder import ExitRecord, ForeignFolderError, RunFolder, WorkerRecord, discard, read_ending
+from programs.provider.folder import (
+    ExitRecord,
+    ForeignFolderError,
+    Identity,
+    RunFolder,
+    WorkerRecord,
+    discard,
+    read_ending,
+)
 from programs.provider.place import Place, boot_id
 from stacks.engine import AttachedProvider
 from stacks.errors import DamagedFileError, EngineError, Started, TemplateError, UsageError
@@ -114,7 +122,10 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
 
     def remove(self, found: Found, grace: timedelta) -> None:
         """See RunLauncher."""
-        folder = Path(str(found.handle.coordinates["folder"]))
+        folder, identity = Path(str(found.handle.coordinates["folder"])), _identity(found.handle)
+        if identity is not None and not folder.exists() and not worker.stop_without_folder(identity, grace):
+            message = f"the worker of run {found.handle.run_id} does not end; terminate it again"
+            raise EngineError(message, started=Started.YES)
         self._remove(found.handle.run_id, folder, self._archive(found.handle), grace)
 
     def sweep(self, record: Record) -> None:
@@ -247,12 +258,26 @@ def _check_size(run: Run, environment: Mapping[str, str]) -> None:
 def _asked(folder: RunFolder, record: Record) -> Found | None:
     """The worker of one run; one that cannot be looked at is UNKNOWN, and keeps no other from being seen."""
     try:
-        return _found(folder)
+        return _found(folder) or _without_folder(record)
     except (DamagedFileError, PermissionError) as error:
         if record.handle is None:
             raise
         reason = str(error) if isinstance(error, DamagedFileError) else f"{folder.path} belongs to another user"
         return Found(record.handle, WorkerStatus(state=WorkerState.UNKNOWN, message=reason), {})
+
+
+def _without_folder(record: Record) -> Found | None:
+    """A worker that lives although somebody removed its folder: the handle's process still runs."""
+    identity, there = _identity(record.handle) if record.handle else None, Place.parse(record.place)
+    if record.handle is None or identity is None or there is None or not (there.here and worker.alive(identity)):
+        return None
+    status = WorkerStatus(state=WorkerState.RUNNING, message="its folder was removed, and its exit code will be lost")
+    return Found(record.handle, status, {})
+
+
+def _identity(handle: WorkerHandle) -> Identity | None:
+    pid, start = str(handle.coordinates.get("pid", "")), str(handle.coordinates.get("start_time", ""))
+    return Identity(int(pid), int(start)) if pid.isdigit() and start.isdigit() else None
 
 
 def _found(folder: RunFolder) -> Found | None:

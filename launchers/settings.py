@@ -70,6 +70,12 @@ class RecordSettings(BaseModel, frozen=True, extra="forbid"):
     keep: Duration = timedelta(days=90)
 
 
+class ReconcileSettings(BaseModel, frozen=True, extra="forbid"):
+    """How old a worker must be before it is ended because no run owns it."""
+
+    orphan_age: Duration = timedelta(minutes=10)
+
+
 class Config(BaseModel, frozen=True, extra="forbid"):
     """Every setting. `home` is the folder of all that is kept: state, records, logs and keys."""
 
@@ -79,6 +85,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     engine: EngineSettings = EngineSettings()
     launch: LaunchSettings = LaunchSettings()
     records: RecordSettings = RecordSettings()
+    reconcile: ReconcileSettings = ReconcileSettings()
 
     @property
     def backend_url(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stacks.backend import Backend
+from stacks.processes import here
 from stacks.records import Records
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ class Workspace:
     launch_timeout: timedelta = timedelta(seconds=60)
     engine_timeout: timedelta = timedelta(minutes=5)
     owner: str = ""
+    records_keep: timedelta = timedelta(days=90)
+    orphan_age: timedelta = timedelta(minutes=10)
 
     @cached_property
     def records(self) -> Records:
@@ -44,6 +48,11 @@ class Workspace:
         from stacks.setup import ensure_cli, tools_folder  # noqa: PLC0415
 
         return CliEngine(self.backend, lambda: ensure_cli(tools_folder(), self.progress, configured=self.cli))
+
+    @property
+    def place_name(self) -> str:
+        """A short name of where this process looks from: host, boot, pid namespace and user."""
+        return hashlib.sha256(f"{here()} {os.geteuid()}".encode()).hexdigest()[:12]
 
     @property
     def caller(self) -> str:

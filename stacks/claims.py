@@ -21,13 +21,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from stacks.engine import StackName
+from stacks.engine import PROJECT_PREFIX, StackName
 from stacks.errors import StackLockedError
 from stacks.processes import ProcessIdentity
 from stacks.store import Store, read_json, write_json
 
 LEASE_RENEWAL: Final = 10.0  # seconds
 LEASE_LIFE: Final = timedelta(seconds=60)
+_NOTE: Final = "~cli"
 _POLL: Final = (0.005, 0.1)  # seconds between two looks at a claim that is held: first, last
 
 
@@ -46,7 +47,7 @@ class Claim:
     @property
     def note(self) -> Path:
         """Where the pid of the engine's process is noted before it takes a lock."""
-        return self.path.with_name(f"{self.path.name}~cli")
+        return self.path.with_name(f"{self.path.name}{_NOTE}")
 
 
 @dataclass
@@ -112,6 +113,15 @@ def lease_expired(store: Store, owner: str) -> bool:
     return lease is None or datetime.now(UTC) - datetime.fromisoformat(lease["renewed_at"]) > LEASE_LIFE
 
 
+def dead_owners(store: Store) -> Iterator[str]:
+    """The owners whose lease has expired and whose process nobody sees at work."""
+    for name in store.names("leases"):
+        owner = name.removesuffix(".json")
+        lease = read_json(store, f"leases/{name}")
+        if lease is not None and lease_expired(store, owner) and not ProcessIdentity.read(lease).alive():
+            yield owner
+
+
 class Claims:
     """The claims of one backend's folder."""
 
@@ -155,6 +165,17 @@ class Claims:
             return _parse(self.path(stack).read_bytes())
         return None
 
+    def held(self, stack: StackName) -> bool:
+        """True while somebody holds the claim; changes nothing."""
+        return _is_locked(self.path(stack))
+
+    def stale(self) -> Iterator[StackName]:
+        """The stacks whose claim a dead holder left behind; changes nothing."""
+        for folder in sorted(self._folder.glob("*")):
+            for name in sorted({path.name.removesuffix(_NOTE) for path in folder.iterdir()}):
+                if not _is_locked(folder / name):
+                    yield StackName(f"{PROJECT_PREFIX}{folder.name}", name)
+
     def _acquire(self, path: Path, timeout: timedelta) -> int:
         deadline, pause = time.monotonic() + timeout.total_seconds(), _POLL[0]
         while True:
@@ -182,6 +203,20 @@ def _try_lock(fd: int, path: Path) -> bool:
         return False
     with suppress(FileNotFoundError):
         return os.fstat(fd).st_ino == path.stat().st_ino  # else its holder removed it while we waited
+    return False
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
     return False
 
 

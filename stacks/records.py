@@ -8,14 +8,14 @@ templates/<digest>.json                resolved templates, kept so that a digest
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
 from pydantic import BaseModel, Field, JsonValue
 
-from stacks.engine import StackName, shard, stack_name
+from stacks.engine import PROJECT_PREFIX, StackName, shard, stack_name
 from stacks.errors import DamagedFileError
 from stacks.handle import WorkerHandle, WorkerStatus
 from stacks.store import Store, walk
@@ -116,9 +116,20 @@ class Records:
         """Replace the record; the caller holds the claim of its stack."""
         self._store.write(_path(record.run_id), record.model_dump_json(indent=1).encode())
 
+    def delete(self, run_id: str) -> None:
+        """Forget a run; the caller holds the claim of its stack."""
+        self._store.delete(_path(run_id))
+
     def all(self, on_damage: Callable[[DamagedFileError], None]) -> Iterator[Record]:
         """Every record that can be read, the others are told; one that vanishes meanwhile is left out."""
-        for _, name in walk(self._store, "records"):
+        yield from self._each((name for _, name in walk(self._store, "records")), on_damage)
+
+    def beside(self, run_id: str, on_damage: Callable[[DamagedFileError], None]) -> Iterator[Record]:
+        """The records that are sorted with this run's: one of 256 parts of all, whatever their number."""
+        yield from self._each(self._store.names(f"records/{shard(run_id)}"), on_damage)
+
+    def _each(self, names: Iterable[str], on_damage: Callable[[DamagedFileError], None]) -> Iterator[Record]:
+        for name in names:
             try:
                 record = self.read(name.removesuffix(".json"))
             except DamagedFileError as error:
@@ -138,6 +149,11 @@ class Records:
             return None if content is None else Wish.model_validate_json(content)
         except ValueError as error:
             raise DamagedFileError(_wish_path(stack)) from error
+
+    def wishes(self) -> Iterator[StackName]:
+        """The stacks that somebody wants to end."""
+        for shard_name, name in walk(self._store, "wishes"):
+            yield StackName(f"{PROJECT_PREFIX}{shard_name}", name.removesuffix(".json"))
 
     def wish_end(self, record: Record, by: str) -> None:
         """Write down that an attempt should end; nothing that is launched of it will stay."""

@@ -181,6 +181,26 @@ def terminate(
 
 
 @command(app)
+def reconcile(
+    session: Session,
+    watch: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Go on for ever, with this pause in between (15s).")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    output: Output = Shape.TABLE,
+) -> int | None:
+    """Put right what nobody waits for any more.
+
+    Launches and terminations whose command died, runs past what their template's `keep` says, runs longer than their
+    limits, wishes to end a run that were made elsewhere, and what no run owns. One process at a time does it; others
+    with --watch stand by. Exits with 4 if something could not be put right.
+    """
+    from launchers.commands import reconciling
+
+    return reconciling.reconcile(session, output, watch=watch, dry_run=dry_run)
+
+
+@command(app)
 def doctor(session: Session, output: Output = Shape.TABLE) -> int | None:
     """Show what run-launcher works with here.
 

@@ -14,6 +14,7 @@ from launchers.commands.ending import told
 from launchers.commands.looking import EXIT_CODES, copy_logs, run_table
 from launchers.commands.output import RunShape, in_words, lasted, run_data, write
 from launchers.commands.session import INTERRUPTED, say
+from launchers.commands.tidying import tidy
 from launchers.factory import load_launcher
 from programs.args import Run
 from stacks.errors import UsageError
@@ -61,7 +62,9 @@ def perform(session: Session, wanted: Wanted) -> int:
     launcher = load_launcher(config=config, workspace=session.workspace(config))
     launched = _launch(launcher, run, break_lock=wanted.break_lock)
     _tell(launcher, launched, wanted)
-    return Stay(launcher, run.id, wanted).to_the_end() if wanted.stays else 0
+    code = Stay(launcher, run.id, wanted).to_the_end() if wanted.stays else 0
+    tidy(launcher.workspace, list(launcher.workspace.records.beside(run.id, lambda _: None)))
+    return code
 
 
 def make_run(wanted: Wanted) -> Run:

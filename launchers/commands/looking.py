@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from launchers.launcher import RunLauncher
     from launchers.workspace import Workspace
 
+_TIDIED: Final = 20  # of the oldest runs that have ended, among which one may be removed
 EXIT_CODES: Final = {
     WorkerState.SUCCEEDED: 0,
     WorkerState.FAILED: 10,
@@ -51,6 +52,11 @@ def ps(session: Session, output: RunShape, *, show_all: bool) -> None:
     states = _statuses(workspace, records)
     rows = [(record, states[record.run_id]) for record in records]
     write(output, [run_data(*row) for row in rows], lambda: run_table(rows), (record.run_id for record in records))
+    ended = [record for record, status in rows if status.state.ended and record.removed is None]
+    if ended:
+        from launchers.commands.tidying import tidy  # noqa: PLC0415 - not for a list that shows nothing to tidy
+
+        tidy(workspace, ended[-_TIDIED:])
 
 
 def _say_damage(error: DamagedFileError) -> None:

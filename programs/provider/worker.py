@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -103,15 +103,31 @@ def stop(folder: RunFolder, grace: timedelta | None = None) -> bool:
     if (worker.boot_id, worker.pid_namespace) != (boot_id(), pid_namespace()):
         lived = Place.parse(str(worker.meta.get("handle", {}).get("place", "")))
         return lived is not None and lived.restarted
-    if alive(worker.shim):
-        _signal(worker.shim, signal.SIGTERM)
-        limit = None if grace is None else grace.total_seconds()
-        if not await_end(worker.shim, limit):
-            _signal(worker.shim, signal.SIGQUIT)
-            await_end(worker.shim, _MARGIN)
+    _ask_and_force(worker.shim, grace)
     if sys.platform == "linux" and folder.ending() is not None:
         return True  # the shim writes it when the kernel shows it no descendant any more
     return _end_rest(worker)
+
+
+def stop_without_folder(worker: Identity, grace: timedelta) -> bool:
+    """End a worker whose folder somebody removed, with its shim, which leads its session; True when it is gone."""
+    with suppress(ProcessLookupError):
+        leader = os.getsid(worker.pid)
+        born = start_time(leader)
+        if alive(worker) and born is not None and leader != os.getsid(0):
+            shim = Identity(leader, born)
+            _ask_and_force(shim, grace)
+            return _end_rest(WorkerRecord(boot_id(), pid_namespace(), shim, worker, datetime.now(UTC), {}))
+    return not alive(worker)
+
+
+def _ask_and_force(shim: Identity, grace: timedelta | None) -> None:
+    """Have the shim end its worker: gracefully, and when the grace has passed by force."""
+    if alive(shim):
+        _signal(shim, signal.SIGTERM)
+        if not await_end(shim, None if grace is None else grace.total_seconds()):
+            _signal(shim, signal.SIGQUIT)
+            await_end(shim, _MARGIN)
 
 
 def remove(path: Path, archive: Path | None, grace: timedelta | None = None) -> bool:

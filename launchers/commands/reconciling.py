@@ -1,0 +1,98 @@
+"""reconcile: puts right what nobody waits for any more, once or for ever."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from launchers.commands.looking import duration
+from launchers.commands.output import Shape, table, write
+from launchers.commands.session import say
+from launchers.reconcile import Action, Reconciler
+from stacks.errors import RunLauncherError, StackLockedError, UsageError
+
+if TYPE_CHECKING:
+    from launchers.commands.session import Session
+
+_GAP: Final = "   "
+FAILED: Final = 4  # something could not be put right
+
+
+def reconcile(session: Session, output: Shape, *, watch: str | None, dry_run: bool) -> int:
+    """See the command."""
+    pause = None if watch is None else duration(watch, "--watch")
+    if pause is not None and pause <= timedelta(0):
+        message = "--watch: the pause is longer than 0s"
+        raise UsageError(message)
+    reconciler = Reconciler(session.workspace())
+    if dry_run:
+        return _write(list(reconciler.once(dry_run=True)), output)
+    if pause is None:
+        return _once(reconciler, output)
+    return _for_ever(reconciler, pause, output)
+
+
+def _once(reconciler: Reconciler, output: Shape) -> int:
+    try:
+        with reconciler.lead():
+            return _write(list(reconciler.once()), output)
+    except StackLockedError as error:
+        say(f"run-launcher: another reconcile is at it: {error}")
+        return _write([], output)
+
+
+def _for_ever(reconciler: Reconciler, pause: timedelta, output: Shape) -> int:
+    """Lead until interrupted. A pass that fails, as where the backend is away, is told once and tried again."""
+    with ExitStack() as leading:
+        _lead(reconciler, leading, pause)
+        told = ""
+        while True:
+            try:
+                for action in reconciler.once():
+                    _say_one(action, output)
+                told = ""
+            except (RunLauncherError, OSError) as error:
+                if str(error) != told:
+                    say(f"run-launcher: {error}")
+                told = str(error)
+            time.sleep(pause.total_seconds())
+
+
+def _lead(reconciler: Reconciler, leading: ExitStack, pause: timedelta) -> None:
+    """Wait until no other leads; says so once."""
+    said = False
+    while True:
+        try:
+            leading.enter_context(reconciler.lead(pause))
+        except StackLockedError as error:
+            if not said:
+                say(f"standing by: {error}")
+            said = True
+        else:
+            return
+
+
+def _say_one(action: Action, output: Shape) -> None:
+    """One action as it happens: a line of the table, a line of JSON, or an item of a list in YAML."""
+    if output is Shape.JSON:
+        sys.stdout.write(json.dumps(asdict(action)) + "\n")
+        sys.stdout.flush()
+    else:
+        write(output, [asdict(action)], lambda: [_GAP.join(_cells(action))])
+
+
+def _write(actions: list[Action], output: Shape) -> int:
+    lines = table(("SUBJECT", "WHAT", "WHY"), [_cells(each) for each in actions])
+    write(output, [asdict(each) for each in actions], lambda: lines)
+    return FAILED if any(each.error for each in actions) else 0
+
+
+def _cells(action: Action) -> tuple[str, str, str]:
+    if action.error:
+        return action.subject, f"not {action.what}", f"{action.why}; {action.error}"
+    return action.subject, action.what if action.done else f"to be {action.what}", action.why
