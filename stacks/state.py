@@ -6,6 +6,7 @@ Layout: https://www.pulumi.com/docs/iac/concepts/state-and-backends/ and pkg/bac
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -88,6 +89,10 @@ class StateFiles:
             self._store.delete(f"{_STACKS}/{path}.json{suffix}")
         for folder in (f"history/{path}", f"backups/{path}", f"locks/{stack.full}", f"tags/{path}"):
             self._store.delete(f".pulumi/{folder}")
+        torn = re.compile(rf"{re.escape(stack.stack)}\.json[a-z.]*\.[0-9a-f]+\.tmp")
+        for name in self._store.names(f"{_STACKS}/{stack.project}"):
+            if torn.fullmatch(name):  # an engine was killed while it wrote
+                self._store.delete(f"{_STACKS}/{stack.project}/{name}")
 
     def stacks(self) -> Iterator[StackName]:
         """Every run stack."""
