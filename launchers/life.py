@@ -48,6 +48,8 @@ class Cause:
     account: WorkerStatus | None = None
 
 
+_PATIENCE: Final = timedelta(seconds=3)
+"""How long a launch that is cancelled gets to write down what it made; after that it is found without the state."""
 ASKED: Final = Cause(terminated=True)
 ENDED: Final = Cause(terminated=False)
 
@@ -205,9 +207,12 @@ class Launch:
         wish = self._workspace.records.wish(record.stack)
         failed = self._in_words(record, error, wish is not None)
         try:
-            left = dismantle(self._launcher, record, claim)[1]
+            objects, left = dismantle(self._launcher, record, claim)
+            started = Started.YES if objects else Started.NO
         except (RunLauncherError, OSError):
-            left = 1  # the record still says `wanted`, so the next command on this run goes on here
+            left, started = 1, Started.UNKNOWN  # the record still says `wanted`: the next command goes on here
+        if isinstance(failed, RunLauncherError) and not isinstance(failed, LaunchFailedError):
+            failed.started = started
         if left == 0:
             removed = Removal(at=datetime.now(UTC), objects=0) if wish is not None else None
             phase, account = (Phase.FAILED if wish is None else Phase.REMOVED), (str(failed) or "interrupted")
@@ -218,9 +223,7 @@ class Launch:
 
     def _in_words(self, record: Record, error: BaseException, wished: bool) -> BaseException:  # noqa: FBT001
         if wished and isinstance(error, EngineError):
-            return RunCancelledError(
-                f"run {record.run_id} was terminated while it was launched", started=Started.UNKNOWN
-            )
+            return RunCancelledError(f"run {record.run_id} was terminated while it was launched")
         if isinstance(error, TimeLimitError):
             message = (
                 f"run {record.run_id} was not launched within {self._timeout.total_seconds():g} s; nothing was left"
@@ -265,7 +268,7 @@ class Termination:
             )
             raise WrongPlaceError(message, started=Started.YES)
         if record.phase is Phase.WANTED:
-            self._cancel_launch(record)
+            self._cancel_launch(record, _PATIENCE if wait else timedelta(0))
         if not wait:
             self._launcher.begin_end(record)
             return _told(record, self._launcher.status(record.run_id), objects=0, done=False)
@@ -319,10 +322,10 @@ class Termination:
         record = self._workspace.records.read(asked.run_id)
         return record is None or record.attempt == asked.attempt
 
-    def _cancel_launch(self, record: Record) -> None:
+    def _cancel_launch(self, record: Record, patience: timedelta) -> None:
         holder = self._workspace.backend.claims.holder(record.stack)
         if holder is not None and str(holder.get("what", "")).startswith("launch"):
-            self._workspace.engine.cancel(record.stack)
+            self._workspace.engine.cancel(record.stack, patience)
 
     def _end(self, claim: Claim, asked: Record, cause: Cause) -> Terminated:
         record = self._workspace.records.read(asked.run_id) or asked

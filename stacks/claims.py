@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from stacks.engine import PROJECT_PREFIX, StackName
-from stacks.errors import StackLockedError
+from stacks.errors import StackLockedError, Started
 from stacks.processes import ProcessIdentity
 from stacks.store import Store, read_json, write_json
 
@@ -185,7 +185,7 @@ class Claims:
                 return fd
             os.close(fd)
             if time.monotonic() >= deadline:
-                raise StackLockedError(_held_by(path))
+                raise StackLockedError(_held_by(path), started=Started.UNKNOWN)
             time.sleep(pause)
             pause = min(pause * 1.5, _POLL[1])
 

@@ -139,7 +139,7 @@ class CliEngine:
         """See Engine."""
         return self._state.stacks()
 
-    def cancel(self, stack: StackName) -> bool:
+    def cancel(self, stack: StackName, patience: timedelta = timedelta(0)) -> bool:
         """See Engine."""
         claim = Claim(stack, self._backend.claims.path(stack))
         with suppress(FileNotFoundError):
@@ -150,6 +150,8 @@ class CliEngine:
             return False
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGTERM)
+            if patience and not process.await_end(patience.total_seconds()):
+                os.kill(process.pid, signal.SIGKILL)  # it waits for a provider that does not answer
         return True
 
     def unlock(self, stack: StackName, claim: Claim, *, force: bool = False) -> list[str]:

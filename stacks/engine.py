@@ -157,8 +157,11 @@ class Engine(Protocol):
     def stacks(self) -> Iterator[StackName]:
         """Every run stack of the backend. Changes nothing."""
 
-    def cancel(self, stack: StackName) -> bool:
-        """Ask an operation in flight on this host to stop; True if there was one."""
+    def cancel(self, stack: StackName, patience: timedelta = timedelta(0)) -> bool:
+        """Ask an operation in flight on this host to stop, and make it when that takes longer; True if there was one.
+
+        Without patience it is only asked.
+        """
 
     def unlock(self, stack: StackName, claim: Claim, *, force: bool = False) -> list[str]:
         """Break locks whose owner is proven dead (all with `force`); returns what was broken, in words.

@@ -27,15 +27,16 @@ class Attached:
 
 
 @contextmanager
-def serve() -> Iterator[Attached]:
-    """Listen until the block ends."""
+def serve(servicer: RunworkerServicer | None = None) -> Iterator[Attached]:
+    """Listen until the block ends; `servicer` stands in for the provider's own."""
     guard = CallerGuard()
-    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="runworker") as threads:
-        server = grpc.server(threads, interceptors=[guard])
-        provider_pb2_grpc.add_ResourceProviderServicer_to_server(RunworkerServicer(), server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        try:
-            yield Attached(port, guard)
-        finally:
-            server.stop(None).wait()
+    threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="runworker")
+    server = grpc.server(threads, interceptors=[guard])
+    provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer or RunworkerServicer(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield Attached(port, guard)
+    finally:
+        server.stop(None)
+        threads.shutdown(wait=False, cancel_futures=True)  # a call that hangs holds up nobody: the engine is gone
