@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 from stacks.errors import ConfigurationError
@@ -128,8 +129,7 @@ class PostgresStore:
 
     def _change(self, query: LiteralString, *values: str) -> list[Any]:
         """As `_ask`, but makes the table where there is none."""
-        import psycopg  # noqa: PLC0415
-
+        psycopg = _driver()
         with self._guard:
             try:
                 return self._run(query, values)
@@ -139,8 +139,7 @@ class PostgresStore:
 
     def _ask(self, query: LiteralString, *values: str) -> list[Any]:
         """The rows of a query; none where there is no table."""
-        import psycopg  # noqa: PLC0415
-
+        psycopg = _driver()
         with self._guard:
             try:
                 return self._run(query, values)
@@ -149,8 +148,7 @@ class PostgresStore:
 
     def _run(self, query: LiteralString, values: tuple[str, ...]) -> list[Any]:
         """Run a query, once more on a fresh connection where the one that was kept has been closed meanwhile."""
-        import psycopg  # noqa: PLC0415
-
+        psycopg = _driver()
         kept = self._opened
         try:
             return self._execute(query, values)
@@ -166,8 +164,7 @@ class PostgresStore:
 
     def _make_table(self) -> None:
         """As Pulumi does; two that make it at once can both be told that it is there."""
-        import psycopg  # noqa: PLC0415
-
+        psycopg = _driver()
         for statement in _TABLE.split(";"):
             try:
                 self._connection().execute(self._composed(statement))
@@ -198,20 +195,24 @@ def _close(pid: int, connection: psycopg.Connection[Any]) -> None:
         connection.close()
 
 
-def _connect(location: Location) -> psycopg.Connection[Any]:
+def _driver() -> ModuleType:
     try:
         import psycopg  # noqa: PLC0415 - other backends do without
     except ImportError as error:
         message = "a backend at postgres:// needs the extra 'postgres': pip install 'run-launcher[postgres]'"
         raise ConfigurationError(message) from error
+    return psycopg
 
+
+def _connect(location: Location) -> psycopg.Connection[Any]:
     session = {name: value for name, value in location.options.items() if name not in _LIBPQ and name != "table"}
     given = {name: value for name, value in location.options.items() if name in _LIBPQ}
     quoted = {name: value.replace("\\", r"\\").replace(" ", r"\ ") for name, value in session.items()}
     settings = [given.pop("options", ""), *(f"-c {name}={value}" for name, value in quoted.items())]
     defaults = {"connect_timeout": str(_CONNECT), "sslmode": os.environ.get("PGSSLMODE", "require")}
     parameters: dict[str, Any] = {**defaults, **location.server, **given, "options": " ".join(filter(None, settings))}
-    return psycopg.connect(autocommit=True, **parameters)
+    made: psycopg.Connection[Any] = _driver().connect(autocommit=True, **parameters)
+    return made
 
 
 @contextmanager

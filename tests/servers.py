@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
-_PASSWORD: Final = "gEheim/1 %"  # what a URL has to quote  # noqa: S105 - of a server that lives for one test session
+PASSWORD: Final = "gEheim/1 %"  # what a URL has to quote  # noqa: S105 - of a server that lives for one test session
 _MOTO: Final = """
 import sys
 from moto.server import ThreadedMotoServer
@@ -135,7 +135,7 @@ class Database:
     @property
     def url(self) -> str:
         """Pulumi's way to write it, with a password that has to be quoted."""
-        return f"postgres://tester:{quote(_PASSWORD, safe='')}@/{self.name}?host={self.folder}&sslmode=disable"
+        return f"postgres://tester:{quote(PASSWORD, safe='')}@/{self.name}?host={self.folder}&sslmode=disable"
 
     def content(self) -> dict[str, bytes]:
         """See Place."""
@@ -154,7 +154,7 @@ class Database:
         import psycopg  # noqa: PLC0415
 
         return psycopg.connect(
-            host=str(self.folder), user="tester", password=_PASSWORD, dbname=name or self.name, autocommit=True
+            host=str(self.folder), user="tester", password=PASSWORD, dbname=name or self.name, autocommit=True
         )
 
 
@@ -224,7 +224,7 @@ def _postgres() -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as made:  # a Unix socket's name is short
         folder = Path(made)
         secret = folder / "password"
-        secret.write_text(_PASSWORD)
+        secret.write_text(PASSWORD)
         for path in (folder, secret):
             if user is not None:
                 os.chown(path, user, -1)
