@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -16,12 +15,16 @@ from stacks.store import LocalStore, Store, open_store
 
 
 @pytest.fixture(params=["file", "s3", "postgres"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "file":
-        yield open_store(Location(f"file://{tmp_path}/a%20b"))
-    else:
-        place: Place = request.getfixturevalue(f"{request.param}_place")
-        yield open_store(Location(place.url))
+        return f"file://{tmp_path}/a%20b"
+    place: Place = request.getfixturevalue(f"{request.param}_place")
+    return place.url
+
+
+@pytest.fixture
+def store(url: str) -> Store:
+    return open_store(Location(url))
 
 
 def test_a_file_is_written_read_created_once_listed_and_deleted(store: Store) -> None:
@@ -63,12 +66,13 @@ def test_one_of_many_that_create_a_file_at_once_has_made_it(store: Store) -> Non
     assert [index for index, done in enumerate(made) if done] == [int(content)]
 
 
-def test_a_listing_shows_what_was_written_and_deleted_a_moment_ago(store: Store) -> None:
+def test_a_listing_shows_what_another_host_wrote_and_deleted_a_moment_ago(store: Store, url: str) -> None:
+    other = open_store(Location(url))
     seen = []
     for index in range(5):
-        store.write(f"x/{index}", b"")
+        other.write(f"x/{index}", b"")
         seen.append(len(store.names("x")))
-    store.delete("x/0")
+    other.delete("x/0")
 
     assert seen == [1, 2, 3, 4, 5]
     assert store.names("x") == ["1", "2", "3", "4"]
