@@ -188,7 +188,7 @@ def _absolute(location: Location, value: object, base: Path) -> object:
     if isinstance(value, tuple):
         return tuple(_path(path, base) for path in value)
     if location == ("backend", "url") and isinstance(value, str):
-        return absolute_url(value, base)
+        return absolute_url(value, base) if value.startswith("file:") else value
     if location == ("templates", "default") and isinstance(value, str):
         is_path = "/" in value or value.endswith((".yaml", ".yml"))
         return str(_path(Path(value), base)) if is_path else value
@@ -229,6 +229,6 @@ def _settings(config: Config, given: Mapping[Location, _Given]) -> Iterator[Sett
         for step in location:
             value = value[step]  # type: ignore[index]
         if location == ("backend", "url"):
-            value = config.backend_url
+            value = config.backend_shown
         origin = given[location].origin if location in given else DEFAULT
         yield Setting(dotted(location), value, origin)

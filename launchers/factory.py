@@ -60,7 +60,7 @@ def launcher_for(
     workspace = workspace or make_workspace(config)
     origin = run if isinstance(run, WorkerHandle) else workspace.records.read(run)
     if origin is None:
-        message = f"no run {run!r} is known at {workspace.backend.url}"
+        message = f"no run {run!r} is known at {workspace.backend.location}"
         raise RunNotFoundError(message)
     kept = workspace.records.template(origin.digest)
     template = template_model(origin.target).model_validate(kept or {"target": origin.target})

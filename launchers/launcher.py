@@ -175,7 +175,7 @@ class RunLauncher(ABC, Generic[T]):
         run_id = run if isinstance(run, str) else run.run_id
         record = self.workspace.records.read(run_id)
         if record is None:
-            message = f"no run {run_id!r} is known at {self.workspace.backend.url}"
+            message = f"no run {run_id!r} is known at {self.workspace.backend.location}"
             raise RunNotFoundError(message)
         return record
 

@@ -9,6 +9,7 @@ Races, listed once:
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,7 @@ from launchers.values import Found, Launched, Terminated
 from programs.args import HANDLE_OUTPUT, ProgramArgs, Run, fingerprints
 from stacks.engine import stack_name
 from stacks.errors import (
+    BackendError,
     EngineError,
     LaunchConflictError,
     LaunchFailedError,
@@ -204,7 +206,9 @@ class Launch:
 
     def _undo(self, record: Record, claim: Claim, error: BaseException) -> None:
         """Leave nothing of a failed launch but its record; raises the error in the caller's words."""
-        wish = self._workspace.records.wish(record.stack)
+        wish = None
+        with suppress(BackendError):  # a backend that is away keeps nobody from ending what was started here
+            wish = self._workspace.records.wish(record.stack)
         failed = self._in_words(record, error, wish is not None)
         try:
             objects, left = dismantle(self._launcher, record, claim)
@@ -260,6 +264,8 @@ class Termination:
             return _told(record, self._launcher.status(self._asked), objects=0)
         if wait:
             self._workspace.engine.prepare()
+        else:
+            self._workspace.backend.prove()
         self._wish(record)
         if not self._launcher.reaches(record.place):
             message = (

@@ -31,8 +31,8 @@ from programs.provider.folder import (
     read_ending,
 )
 from programs.provider.place import Place, boot_id
-from stacks.engine import AttachedProvider
-from stacks.errors import DamagedFileError, EngineError, Started, TemplateError, UsageError
+from stacks.engine import AttachedProvider, stack_name
+from stacks.errors import BackendError, DamagedFileError, EngineError, Started, TemplateError, UsageError
 from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
 from stacks.records import Record
 
@@ -107,7 +107,7 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
     def find(self, runs: Collection[Record] | None) -> Iterator[Found]:
         """See RunLauncher."""
         if runs is None:
-            backend = self.workspace.backend.identity()
+            backend = self.workspace.backend.identity() if runs is None else None
             for path in self.workspace.backend.home.glob("runs/*/*"):
                 with suppress(DamagedFileError, PermissionError):  # its record tells of it
                     found = _found(RunFolder(path))
@@ -210,7 +210,10 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
             raise EngineError(message, started=Started.YES)
 
     def _archive(self, handle: WorkerHandle) -> Path | None:
-        record = self.workspace.records.read(handle.run_id)
+        try:
+            record = self.workspace.records.read(handle.run_id)
+        except BackendError:  # a worker of this host can be ended without it
+            return self.workspace.backend.paths(stack_name(handle.run_id, handle.attempt))[1]
         return Path(record.archive) if record is not None and record.archive else None
 
     def _check_limits(self) -> None:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, Field, field_validator
 
 from launchers.backend_url import check_url
 from programs.args import Duration
+from stacks.location import Location
 
 
 def _above_zero(value: timedelta) -> timedelta:
@@ -30,7 +31,7 @@ class BackendSettings(BaseModel, frozen=True, extra="forbid"):
     Without a URL it is the folder `state` under `home`.
     """
 
-    url: str | None = None
+    url: str | None = Field(default=None, repr=False)
     passphrase_file: Path | None = None
 
     @field_validator("url")
@@ -91,3 +92,8 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     def backend_url(self) -> str:
         """The backend's URL, the default's included."""
         return self.backend.url or f"file://{self.home / 'state'}"
+
+    @property
+    def backend_shown(self) -> str:
+        """The backend's URL as it may be shown."""
+        return Location(self.backend_url).shown

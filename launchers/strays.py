@@ -24,9 +24,9 @@ from launchers.registry import target_names
 from launchers.values import Found
 from launchers.workspace import Workspace
 from programs.args import HANDLE_OUTPUT
-from stacks.claims import dead_owners
 from stacks.engine import StackName, stack_name
 from stacks.handle import WorkerHandle
+from stacks.leases import dead_owners
 from stacks.records import Phase, Record
 
 _NOW: Final = timedelta(0)

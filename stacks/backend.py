@@ -11,17 +11,26 @@ import re
 import secrets
 import tempfile
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from stacks.claims import Claims, OwnerLease
+from stacks.claims import Claiming, Claims
 from stacks.engine import StackName
 from stacks.errors import ConfigurationError, KeyMismatchError
-from stacks.store import Store, local_path, open_store, read_json
+from stacks.lease_claims import LeaseClaims
+from stacks.leases import OwnerLease
+from stacks.location import Location
+from stacks.store import Store, open_store, read_json
 
 _ODD: Final = re.compile(r"[?#%\x00-\x1f]")
+SCHEMES: Final = ("file", "s3", "postgres")
+_NO_KEY: Final = """the backend {backend} needs a key that all its launchers share. Make one, keep it safe, and name it:
+  head -c 32 /dev/urandom | base64 >/path/to/run-launcher.passphrase; chmod 600 /path/to/run-launcher.passphrase
+then add to run-launcher.yaml (or set RUN_LAUNCHER_BACKEND__PASSPHRASE_FILE):
+  backend:
+    passphrase_file: /path/to/run-launcher.passphrase"""
 _SOCKET_LIMIT: Final = 90  # characters of a path that still leave room for a Unix socket's name
 
 
@@ -33,7 +42,7 @@ class Backend:
     """
 
     home: Path
-    url: str
+    url: str = field(repr=False)
     passphrase_file: Path | None = None
 
     @classmethod
@@ -44,20 +53,30 @@ class Backend:
             message = f"the home folder {str(home)!r} holds {odd[0]!r}, which means something in URLs: choose another"
             raise ConfigurationError(message)
         backend = cls(home, url or f"file://{home}/state", passphrase_file)
-        if local_path(backend.url) is None:
-            message = f"backend {backend.url!r}: this release keeps stacks at file:// only"
+        if backend.location.scheme not in SCHEMES:
+            message = f"the backend's scheme {backend.location.scheme}:// is not supported"
             raise ConfigurationError(message)
+        if backend.location.folder is None and passphrase_file is None:
+            raise ConfigurationError(_NO_KEY.format(backend=backend.location))
         return backend
 
     @cached_property
+    def location(self) -> Location:
+        """The URL, taken apart. Its text is fit to be shown."""
+        return Location(self.url)
+
+    @property
     def root(self) -> Path:
-        """The folder that the URL leads to."""
-        return local_path(self.url) or self.home / "state"
+        """The folder that a file:// URL leads to; no other backend has one."""
+        if self.location.folder is None:
+            message = f"the backend {self.location} is no folder"
+            raise ConfigurationError(message)
+        return self.location.folder
 
     @cached_property
     def store(self) -> Store:
         """The small files beside the stacks: records, wishes, templates, leases."""
-        return open_store(self.url)
+        return open_store(self.location)
 
     @cached_property
     def lease(self) -> OwnerLease:
@@ -65,9 +84,11 @@ class Backend:
         return OwnerLease(self.store)
 
     @cached_property
-    def claims(self) -> Claims:
+    def claims(self) -> Claiming:
         """The claims on this backend's stacks."""
-        return Claims(self.root / "claims", self.lease)
+        if self.location.folder is None:
+            return LeaseClaims(self.store, self.lease)
+        return Claims(self.location.folder / "claims", self.lease)
 
     def identity(self) -> str | None:
         """The backend's id, a random UUID; None before the first launch."""
@@ -84,6 +105,12 @@ class Backend:
             data = self._make()
         self._prove(data)
         return str(data["id"])
+
+    def prove(self) -> None:
+        """Prove the key where the backend is there; makes nothing. Raises KeyMismatchError."""
+        data = read_json(self.store, "backend.json")
+        if data is not None:
+            self._prove(data)
 
     def key_file(self) -> Path:
         """The file that holds the passphrase: the configured one, or one of this backend's own."""
@@ -131,18 +158,20 @@ class Backend:
         key = self.passphrase_file or self.home / "keys" / f"{data['id']}.passphrase"
         if not key.exists():
             message = (
-                f"the key of the backend {self.url} is not at {key}: copy it there from the host that made the "
+                f"the key of the backend {self.location} is not at {key}: copy it there from the host that made the "
                 "backend, or name it as backend.passphrase_file in run-launcher.yaml"
             )
             raise KeyMismatchError(message)
         if not hmac.compare_digest(_canary(_read_key(key), str(data["id"])), str(data["canary"])):
-            message = f"the key in {key} is not the one that the backend {self.url} was made with; nothing was done"
+            message = (
+                f"the key in {key} is not the one that the backend {self.location} was made with; nothing was done"
+            )
             raise KeyMismatchError(message)
 
     def _require_id(self) -> str:
         identity = self.identity()
         if identity is None:
-            message = f"nothing was launched yet at {self.url}"
+            message = f"nothing was launched yet at {self.location}"
             raise ConfigurationError(message)
         return identity
 

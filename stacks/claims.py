@@ -2,8 +2,8 @@
 
 On a file backend a claim is a file that its holder keeps locked: the kernel lets go of it when the holder dies,
 whatever the cause, in every container that shares the folder. What a dead holder left in the file says which command
-line process it had started. Beside it each launcher process keeps one owner lease while it works, for those who
-cannot see its process.
+line process it had started. Beside it each launcher process keeps one owner lease while it works (leases.py), for
+those who cannot see its process. Backends without file locks have claims of their own kind (lease_claims.py).
 """
 
 from __future__ import annotations
@@ -11,119 +11,87 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import threading
 import time
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from stacks.engine import PROJECT_PREFIX, StackName
 from stacks.errors import StackLockedError, Started
-from stacks.processes import ProcessIdentity
-from stacks.store import Store, read_json, write_json
+from stacks.leases import OwnerLease
+from stacks.processes import ProcessIdentity, start_in, start_of
 
-LEASE_RENEWAL: Final = 10.0  # seconds
-LEASE_LIFE: Final = timedelta(seconds=60)
 _NOTE: Final = "~cli"
 _POLL: Final = (0.005, 0.1)  # seconds between two looks at a claim that is held: first, last
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a holder wrote of itself, and the note of the command line process that it had started, if any.
+
+    The note is "pid stat", the second half as the kernel wrote it.
+    """
+
+    who: dict[str, Any]
+    note: str | None = None
+
+    @property
+    def process(self) -> ProcessIdentity | None:
+        """The command line process that the note tells of."""
+        words = (self.note or "").rpartition(")")
+        pid = (self.note or "").split(" ", 1)[0]
+        if not pid.isdigit() or not {"host", "place"} <= set(self.who):
+            return None
+        start = start_in(words[2]) or start_of(int(pid))
+        return ProcessIdentity(str(self.who["host"]), str(self.who["place"]), int(pid), start or 0)
 
 
 @dataclass
 class Claim:
     """The right to change one stack, held until it is released.
 
-    `left` is what a holder who died had written: who it was, and the note of the command line process it had started.
+    `left` is what holders who died had written, `note` the file where the pid of the engine's process is noted before
+    it takes a lock.
     """
 
     stack: StackName
-    path: Path
-    left: dict[str, Any] | None = None
-    left_note: str | None = None
+    note: Path | None = None
+    left: tuple[Left, ...] = ()
 
-    @property
-    def note(self) -> Path:
-        """Where the pid of the engine's process is noted before it takes a lock."""
-        return self.path.with_name(f"{self.path.name}{_NOTE}")
+    def assure(self) -> None:
+        """Raise ClaimLostError where others may have taken over."""
 
+    def tell(self, pid: int) -> None:
+        """Let those who would take over know of the engine's process, before it does anything."""
 
-@dataclass
-class OwnerLease:
-    """Tells others that this process is at work, renewed while any claim is held; removed when none is."""
-
-    store: Store
-    owner: str = field(default_factory=lambda: uuid.uuid4().hex)
-    _held: int = 0
-    _guard: threading.Lock = field(default_factory=threading.Lock)
-    _idle: threading.Event = field(default_factory=threading.Event)
-
-    @contextmanager
-    def __call__(self) -> Iterator[str]:
-        """Hold the lease; yields the owner's id."""
-        with self._guard:
-            if self._held == 0:
-                self._renew()  # first: on a full disk nobody holds a lease that is not there
-                self._idle = threading.Event()
-                threading.Thread(target=self._keep, args=(self._idle,), name="owner-lease", daemon=True).start()
-            self._held += 1
-        try:
-            yield self.owner
-        finally:
-            with self._guard:
-                self._held -= 1
-                if self._held == 0:
-                    self._idle.set()
-                    self.store.delete(self._path)
-
-    def bury(self, owner: str) -> None:
-        """Remove the lease of an owner that is proven dead."""
-        if owner and owner != self.owner:
-            self.store.delete(f"leases/{owner}.json")
-
-    @property
-    def _path(self) -> str:
-        return f"leases/{self.owner}.json"
-
-    def _renew(self) -> None:
-        write_json(
-            self.store,
-            self._path,
-            {
-                "v": 1,
-                "owner": self.owner,
-                **ProcessIdentity.own().to_dict(),
-                "renewed_at": datetime.now(UTC).isoformat(),
-            },
-        )
-
-    def _keep(self, idle: threading.Event) -> None:
-        while not idle.wait(LEASE_RENEWAL):
-            with self._guard:
-                if not idle.is_set():
-                    with suppress(OSError):  # a full disk must not end the renewal: the next one may work
-                        self._renew()
+    def settle(self) -> None:
+        """What dead holders left is put right, and may be forgotten."""
 
 
-def lease_expired(store: Store, owner: str) -> bool:
-    """True if an owner has not renewed its lease for 60 s, or has none any more."""
-    lease = read_json(store, f"leases/{owner}.json")
-    return lease is None or datetime.now(UTC) - datetime.fromisoformat(lease["renewed_at"]) > LEASE_LIFE
+class Claiming(Protocol):
+    """The claims on one backend's stacks: who holds one is alone."""
 
+    def hold(self, stack: StackName, what: str, timeout: timedelta) -> AbstractContextManager[Claim]:
+        """Wait for the claim and hold it; raises StackLockedError that names the holder when the time has passed."""
 
-def dead_owners(store: Store) -> Iterator[str]:
-    """The owners whose lease has expired and whose process nobody sees at work."""
-    for name in store.names("leases"):
-        owner = name.removesuffix(".json")
-        lease = read_json(store, f"leases/{name}")
-        if lease is not None and lease_expired(store, owner) and not ProcessIdentity.read(lease).alive():
-            yield owner
+    def holder(self, stack: StackName) -> dict[str, Any] | None:
+        """Who holds the claim now, or held it when they died; None if nobody does. Changes nothing."""
+
+    def look(self, stack: StackName) -> tuple[Left, ...]:
+        """What holders, alive or dead, wrote of themselves. Changes nothing."""
+
+    def held(self, stack: StackName) -> bool:
+        """True while somebody holds the claim; changes nothing."""
+
+    def stale(self) -> Iterator[StackName]:
+        """The stacks whose claim a dead holder left. Takes and changes nothing."""
 
 
 class Claims:
-    """The claims of one backend's folder."""
+    """See Claiming. The claims of one backend's folder."""
 
     def __init__(self, folder: Path, lease: OwnerLease) -> None:
         self._folder = folder
@@ -135,48 +103,54 @@ class Claims:
 
     @contextmanager
     def hold(self, stack: StackName, what: str, timeout: timedelta) -> Iterator[Claim]:
-        """Wait for the claim and hold it; raises StackLockedError that names the holder when the time has passed."""
+        """See Claiming."""
         path = self.path(stack)
-        fd = self._acquire(path, timeout)
+        fd = self._acquire(stack, timeout)
         try:
-            left = _parse(os.pread(fd, 65536, 0))
-            claim = Claim(stack, path, left)
-            with suppress(FileNotFoundError):
-                claim.left_note = claim.note.read_text(encoding="utf-8")
-            if left is not None:  # its holder died, or it would have removed the file
-                self._lease.bury(str(left.get("owner", "")))
-            over = left is None and claim.left_note is None
+            note = _note_of(path)
+            before = os.pread(fd, 65536, 0)
+            left = _left(_parse(before), note)
+            for each in left:  # its holder died, or it would have removed the file
+                self._lease.bury(str(each.who.get("owner", "")))
+            over = not left
             try:
-                with self._lease() as owner:
-                    who = {**ProcessIdentity.own().to_dict(), "owner": owner, "what": what}
-                    _overwrite(fd, json.dumps({**who, "since": datetime.now(UTC).isoformat()}).encode())
+                who = {**ProcessIdentity.own().to_dict(), "owner": self._lease.owner, "what": what}
+                _overwrite(fd, json.dumps({**who, "since": datetime.now(UTC).isoformat()}).encode())
+                with self._lease():  # after the claim: there is never a lease that no claim leads to
                     over = True
-                    yield claim
+                    yield Claim(stack, note, left)
             finally:
-                if over:  # else what a dead holder left is still needed
-                    claim.note.unlink(missing_ok=True)
+                if over:
+                    note.unlink(missing_ok=True)
                     path.unlink()
+                else:  # what a dead holder left is still needed
+                    _overwrite(fd, before)
         finally:
             os.close(fd)
 
     def holder(self, stack: StackName) -> dict[str, Any] | None:
-        """Who holds the claim now, or held it when they died; None if nobody does."""
+        """See Claiming."""
         with suppress(FileNotFoundError):
             return _parse(self.path(stack).read_bytes())
         return None
 
+    def look(self, stack: StackName) -> tuple[Left, ...]:
+        """See Claiming."""
+        return _left(self.holder(stack), _note_of(self.path(stack)))
+
     def held(self, stack: StackName) -> bool:
-        """True while somebody holds the claim; changes nothing."""
+        """See Claiming."""
         return _is_locked(self.path(stack))
 
     def stale(self) -> Iterator[StackName]:
-        """The stacks whose claim a dead holder left behind; changes nothing."""
+        """See Claiming."""
         for folder in sorted(self._folder.glob("*")):
             for name in sorted({path.name.removesuffix(_NOTE) for path in folder.iterdir()}):
                 if not _is_locked(folder / name):
                     yield StackName(f"{PROJECT_PREFIX}{folder.name}", name)
 
-    def _acquire(self, path: Path, timeout: timedelta) -> int:
+    def _acquire(self, stack: StackName, timeout: timedelta) -> int:
+        path = self.path(stack)
         deadline, pause = time.monotonic() + timeout.total_seconds(), _POLL[0]
         while True:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -185,7 +159,7 @@ class Claims:
                 return fd
             os.close(fd)
             if time.monotonic() >= deadline:
-                raise StackLockedError(_held_by(path), started=Started.UNKNOWN)
+                raise StackLockedError(held_by(self.holder(stack) or {}), started=Started.UNKNOWN)
             time.sleep(pause)
             pause = min(pause * 1.5, _POLL[1])
 
@@ -220,10 +194,19 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _held_by(path: Path) -> str:
-    who: dict[str, Any] = {}
+def _left(who: dict[str, Any] | None, note: Path) -> tuple[Left, ...]:
+    words = None
     with suppress(FileNotFoundError):
-        who = _parse(path.read_bytes()) or {}
+        words = note.read_text(encoding="utf-8")
+    return () if who is None and words is None else (Left(who or {}, words),)
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_name(path.name + _NOTE)
+
+
+def held_by(who: dict[str, Any]) -> str:
+    """The words for somebody who has to wait."""
     return (
         f"another command works on this run: {who.get('what', 'unknown')} by process {who.get('pid', '?')} "
         f"on {who.get('host', 'an unknown host')} since {who.get('since', '?')}; try again when it is done"

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from stacks.claims import Claim, lease_expired
+from stacks.claims import Claim
 from stacks.engine import Adoption, AttachedProvider, Change, Deployment, StackName
 from stacks.errors import EngineError, RunLauncherError, StackLockedError
+from stacks.leases import lease_expired
 from stacks.locks import proven_dead
 from stacks.operation import Operation, operation, refuse_fork
-from stacks.processes import ProcessIdentity, start_in, start_of
 from stacks.state import StateFiles, adopted
 from stacks.store import LocalStore
 
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 _LEFT_ALONE: Final = 5.0  # seconds that the process of a dead launcher gets to end by itself
 _POLL: Final = (0.05, 0.5)  # seconds between two looks at a lock that is waited for: first, last
+_NO_DEADLOCK: Final = {"PULUMI_DIY_BACKEND_PARALLEL": "1", "GOMAXPROCS": "4"}
+"""Pulumi's listing in PostgreSQL asks for each row while it holds the connection of the listing, out of a pool of
+2 x GOMAXPROCS: several listings at once take all connections, and wait for one another for ever (bucket.go)."""
 _QUIET: Final = ("--skip-preview", "--yes", "--suppress-progress", "--suppress-outputs")
 _INLINE: Final = ("--exec-kind", "auto.inline", *_QUIET)
 
@@ -50,6 +53,7 @@ class CliEngine:
     def prepare(self) -> None:
         """See Engine."""
         refuse_fork()
+        self._backend.prove()
         self._cli()
 
     def up(self, deployment: Deployment, claim: Claim, timeout: timedelta | None = None) -> dict[str, Any]:
@@ -63,6 +67,7 @@ class CliEngine:
                 self._declare(work, deployment)
                 with work.serving(program) as address:
                     work.run(["up", f"--client={address}", "-s", stack.full, *_INLINE], deployment.providers, left)
+                claim.assure()
                 self._keep_salt(work)
 
         self._unlocked(stack, claim, timeout, perform)
@@ -141,21 +146,19 @@ class CliEngine:
 
     def cancel(self, stack: StackName, patience: timedelta = timedelta(0)) -> bool:
         """See Engine."""
-        claim = Claim(stack, self._backend.claims.path(stack))
-        with suppress(FileNotFoundError):
-            claim.left_note = claim.note.read_text(encoding="utf-8")
-        claim.left = self._backend.claims.holder(stack)
-        process = _noted(claim)
-        if process is None or not process.alive():
-            return False
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGTERM)
-            if patience and not process.await_end(patience.total_seconds()):
-                os.kill(process.pid, signal.SIGKILL)  # it waits for a provider that does not answer
-        return True
+        for left in self._backend.claims.look(stack):
+            process = left.process
+            if process is not None and process.alive():
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGTERM)
+                    if patience and not process.await_end(patience.total_seconds()):
+                        os.kill(process.pid, signal.SIGKILL)  # it waits for a provider that does not answer
+                return True
+        return False
 
     def unlock(self, stack: StackName, claim: Claim, *, force: bool = False) -> list[str]:
         """See Engine."""
+        claim.assure()
         self._settle(claim)
         broken = []
         for path, lock in self._state.locks(stack).items():
@@ -170,6 +173,7 @@ class CliEngine:
                 raise StackLockedError(message)
             self._state.unlock(path)
             broken.append(words)
+        claim.settle()
         return broken
 
     def _unlocked(
@@ -197,24 +201,26 @@ class CliEngine:
 
     def _dead(self, lock: dict[str, Any], claim: Claim) -> bool:
         """True if the lock is one that a dead holder of this claim had taken, or whose process is proven gone."""
-        noted = _noted(claim)
-        if noted is None or claim.left is None or lock.get("pid") != noted.pid:
-            return proven_dead(lock, self._backend.root)
-        alive = noted.alive()
-        if alive is None:
-            return lease_expired(self._backend.store, str(claim.left.get("owner", "")))
-        return not alive
+        for left in claim.left:
+            process = left.process
+            if process is not None and (process.pid, process.host) == (lock.get("pid"), lock.get("hostname")):
+                alive = process.alive()
+                if alive is None:
+                    return lease_expired(self._backend.store, str(left.who.get("owner", "")))
+                return not alive
+        folder = self._backend.location.folder
+        return folder is not None and proven_dead(lock, folder)
 
-    def _settle(self, claim: Claim) -> None:
+    @staticmethod
+    def _settle(claim: Claim) -> None:
         """End the process that a dead holder of this claim had started: nobody waits for its answer any more."""
-        noted = _noted(claim)
-        if noted is None or not noted.alive():
-            return
-        for number in (0, signal.SIGTERM, signal.SIGKILL):  # first it may end by itself
-            with suppress(ProcessLookupError):
-                os.kill(noted.pid, number)
-            if noted.await_end(_LEFT_ALONE):
-                return
+        for process in filter(None, (left.process for left in claim.left)):
+            for number in (0, signal.SIGTERM, signal.SIGKILL):  # first it may end by itself
+                if not process.alive():
+                    break
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, number)
+                process.await_end(_LEFT_ALONE)
 
     @contextmanager
     def _operation(self, stack: StackName, claim: Claim) -> Iterator[Operation]:
@@ -224,15 +230,20 @@ class CliEngine:
                     self._state.unlock(path)
 
         folder = self._backend.scratch(stack)
-        with operation(self._cli(), folder, self._environment(self._backend.root), claim.note) as work:
+        with operation(self._cli(), folder, self._environment(self._backend.location.folder), claim.note) as work:
             work.on_killed = forget_lock
+            work.on_started = claim.tell
+            work.assure = claim.assure
+            work.hide = self._backend.location.hide
             yield work
 
-    def _environment(self, root: Path) -> dict[str, str]:
-        return {
-            "PULUMI_BACKEND_URL": f"file://{root}?metadata=skip",
-            "PULUMI_CONFIG_PASSPHRASE_FILE": str(self._backend.key_file()),
-        }
+    def _environment(self, root: Path | None) -> dict[str, str]:
+        """What names backend and key to the engine; without a folder it is the backend's own URL."""
+        key = {"PULUMI_CONFIG_PASSPHRASE_FILE": str(self._backend.key_file())}
+        if root is not None:
+            return {**key, "PULUMI_BACKEND_URL": f"file://{root}?metadata=skip"}
+        one_by_one = _NO_DEADLOCK if self._backend.location.scheme == "postgres" else {}
+        return {**key, **one_by_one, "PULUMI_BACKEND_URL": self._backend.url}
 
     def _declare(self, work: Operation, deployment: Deployment) -> None:
         work.declare(deployment.stack, deployment.config, self._backend.salt())
@@ -241,16 +252,6 @@ class CliEngine:
         if self._backend.salt() is None:
             settings = yaml.safe_load(work.settings.read_text(encoding="utf-8")) or {}
             self._backend.keep_salt(settings["encryptionsalt"])
-
-
-def _noted(claim: Claim) -> ProcessIdentity | None:
-    """The process that the claim's note tells of; the note is "pid stat", the second half as the kernel wrote it."""
-    words = (claim.left_note or "").rpartition(")")
-    pid = (claim.left_note or "").split(" ", 1)[0]
-    if not pid.isdigit() or claim.left is None:
-        return None
-    start = start_in(words[2]) or start_of(int(pid))
-    return ProcessIdentity(str(claim.left["host"]), str(claim.left["place"]), int(pid), start or 0)
 
 
 @contextmanager

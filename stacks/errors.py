@@ -11,6 +11,9 @@ RunLauncherError
 ├── LaunchFailedError          the target refused the worker (exit 4)
 ├── WrongPlaceError            the worker lives elsewhere; the wish is recorded (exit 4)
 ├── EngineError                the engine failed for a reason of its own (exit 4)
+│   ├── BackendError           the backend does not answer, or not as it should (exit 4)
+│   │   └── BackendAccessError  the backend refuses the caller's credentials (exit 3)
+│   ├── ClaimLostError         the backend was away so long that others may have taken over (exit 4)
 │   ├── DamagedFileError       a file that is kept says nothing (exit 4)
 │   └── StackLockedError       somebody else works on this run (exit 4)
 ├── PolicyError                refused by the template (exit 5)
@@ -119,6 +122,21 @@ class EngineError(RunLauncherError):
 
     exit_code = 4
     retryable = True
+
+
+class BackendError(EngineError, OSError):
+    """The backend does not answer, or not as it should: where a disk's failure is survived, this one is too."""
+
+
+class BackendAccessError(BackendError):
+    """The backend refuses the caller's credentials."""
+
+    exit_code = 3
+    retryable = False
+
+
+class ClaimLostError(EngineError):
+    """This process could not renew its lease for so long that others may work on the run: it does not go on."""
 
 
 class DamagedFileError(EngineError):

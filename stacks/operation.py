@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,7 +20,15 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from stacks.engine import AttachedProvider, StackName
-from stacks.errors import EngineError, ForkedError, KeyMismatchError, StackLockedError, Started, TimeLimitError
+from stacks.errors import (
+    ClaimLostError,
+    EngineError,
+    ForkedError,
+    KeyMismatchError,
+    StackLockedError,
+    Started,
+    TimeLimitError,
+)
 from stacks.processes import await_exit
 from stacks.program_server import serve_program
 
@@ -29,11 +38,13 @@ if TYPE_CHECKING:
 _NOWHERE: Final = {"pulumi-python": 1, "pulumi-nodejs": 1}
 """Dynamic providers run code that their caller sends, and any local user can call the engine: they lead to a port where
 nothing listens, instead of to the scripts that lie beside the CLI."""
+_ASSURE: Final = 1.0  # seconds between two looks whether the operation may go on
 _PATIENCE: Final = 10.0  # seconds that a cancelled process gets to write its state
 _ALLOW: Final = threading.BoundedSemaphore(max(4, 2 * (os.cpu_count() or 1)))
 """At most so many processes of the command line at once: each takes 100 MB and half a second of CPU."""
 _NOTE_AND_RUN: Final = (
-    'read -r stat 2>/dev/null </proc/self/stat; printf "%s %s\\n" "$$" "$stat" >"$0" || exit 70; exec "$@"'
+    'read -r stat 2>/dev/null </proc/self/stat; printf "%s %s\\n" "$$" "$stat" >"$0" || exit 70; '
+    'read -r go || exit 71; exec "$@" </dev/null'
 )
 _first_use: list[int] = []
 
@@ -49,13 +60,20 @@ class Report:
 
 @dataclass
 class Operation:
-    """The folder of one operation and everything that lives as long as it does."""
+    """The folder of one operation and everything that lives as long as it does.
+
+    `on_started` is told the process's pid before the engine is run in it, `on_killed` after it was killed; `assure`
+    raises where the operation must not go on; `hide` takes secrets out of what the engine says.
+    """
 
     cli: Cli
     folder: Path
     environment: dict[str, str]
     note: Path
     on_killed: Callable[[int], None] = field(default=lambda _: None)
+    on_started: Callable[[int], None] = field(default=lambda _: None)
+    assure: Callable[[], None] = field(default=lambda: None)
+    hide: Callable[[str], str] = field(default=lambda text: text)
 
     @property
     def project(self) -> Path:
@@ -108,7 +126,7 @@ class Operation:
                     command,
                     cwd=self.project,
                     env=environment,
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     process_group=0,
@@ -116,13 +134,14 @@ class Operation:
                 for server in serving.values():
                     server.admit(process.pid)
                 try:
+                    self._let_go(process)
                     in_time = self._await(process, timeout)
                 finally:
                     if process.returncode is not None and process.returncode < 0:
                         self.on_killed(process.pid)
                 output.seek(0)
-                text = output.read().decode(errors="replace")
-            report = _read_report(events, text)
+                text = self.hide(output.read().decode(errors="replace"))
+            report = _read_report(events, text, self.hide)
             if not in_time:
                 message = f"the engine was not done after {_in_words(timeout)} and was stopped"
                 raise TimeLimitError(message, started=Started.UNKNOWN, details=text)
@@ -130,12 +149,32 @@ class Operation:
                 raise _failure(process.returncode, report)
             return report
 
-    @staticmethod
-    def _await(process: subprocess.Popen[bytes], timeout: timedelta | None) -> bool:
+    def _let_go(self, process: subprocess.Popen[bytes]) -> None:
+        """Have the engine run in the process once those who might take over know of it; else nothing runs in it."""
+        assert process.stdin is not None  # noqa: S101 - for the type checker: it is a pipe
         try:
-            if await_exit(process, None if timeout is None else timeout.total_seconds()):
-                return True
+            with process.stdin as pipe, suppress(BrokenPipeError):  # it has failed already, and says why
+                self.on_started(process.pid)
+                pipe.write(b"go\n")
+        except BaseException:
             end_process(process)
+            raise
+
+    def _await(self, process: subprocess.Popen[bytes], timeout: timedelta | None) -> bool:
+        deadline = None if timeout is None else time.monotonic() + timeout.total_seconds()
+        try:
+            while True:
+                left = _ASSURE if deadline is None else min(_ASSURE, deadline - time.monotonic())
+                if await_exit(process, max(0.0, left)):
+                    return True
+                if deadline is not None and time.monotonic() >= deadline:
+                    break
+                self.assure()
+            end_process(process)
+        except ClaimLostError:  # whoever has taken over must not meet it
+            process.kill()
+            process.wait()
+            raise
         except BaseException:
             end_process(process)
             raise
@@ -205,7 +244,7 @@ def _write(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _read_report(events: Path, text: str) -> Report:
+def _read_report(events: Path, text: str, hide: Callable[[str], str]) -> Report:
     steps, errors = [], []
     with suppress(FileNotFoundError):
         for line in events.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -215,7 +254,7 @@ def _read_report(events: Path, text: str) -> Report:
                 steps.append((str(step["metadata"]["op"]), str(step["metadata"]["urn"])))
             diagnostic = event.get("diagnosticEvent")
             if diagnostic and diagnostic["severity"] == "error":
-                errors.append(str(diagnostic["message"]).strip())
+                errors.append(hide(str(diagnostic["message"]).strip()))
     return Report(tuple(steps), tuple(errors), text)
 
 

@@ -1,4 +1,4 @@
-"""Small JSON files below one URL: a local folder, or any file system that fsspec knows."""
+"""Small JSON files below one URL: a local folder, an object store, or a table of a database."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
 
 import psutil
 
 from stacks.errors import DamagedFileError
+from stacks.location import Location
 
 
 class Store(Protocol):
@@ -33,6 +34,9 @@ class Store(Protocol):
 
     def names(self, path: str) -> list[str]:
         """The names in a folder, sorted; empty for one that is not there."""
+
+    def age(self, path: str) -> timedelta | None:
+        """How long ago a file was written, by the store's own clock; None for a file that is not there."""
 
 
 class LocalStore:
@@ -81,6 +85,14 @@ class LocalStore:
             return sorted(each.name for each in (self.root / path).iterdir() if not each.name.endswith(".part"))
         return []
 
+    def age(self, path: str) -> timedelta | None:
+        """See Store. A file that is made now tells the time, which a file server may see otherwise than this host."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            written = (self.root / path).stat().st_mtime
+            with self._part(self.root / path, b"") as probe:
+                return timedelta(seconds=probe.stat().st_mtime - written)
+        return None
+
     @contextmanager
     def _part(self, target: Path, content: bytes) -> Iterator[Path]:
         """The content in a file beside the target, for this user alone; what is still there at the end is removed."""
@@ -105,57 +117,19 @@ def _bury_parts(target: Path) -> None:
                     each.unlink(missing_ok=True)
 
 
-class FsspecStore:
-    """A folder of any file system that fsspec knows; writes of one object are atomic there."""
-
-    def __init__(self, url: str) -> None:
-        import fsspec  # noqa: PLC0415 - costs 0.1 s, which a local backend need not pay
-
-        self._files, self._root = fsspec.core.url_to_fs(url)
-
-    def read(self, path: str) -> bytes | None:
-        """See Store."""
-        with suppress(FileNotFoundError):
-            content: bytes = self._files.cat_file(f"{self._root}/{path}")
-            return content
-        return None
-
-    def write(self, path: str, content: bytes) -> None:
-        """See Store."""
-        self._files.makedirs(f"{self._root}/{path}".rpartition("/")[0], exist_ok=True)
-        self._files.pipe_file(f"{self._root}/{path}", content)
-
-    def create(self, path: str, content: bytes) -> bool:
-        """See Store."""
-        self._files.makedirs(f"{self._root}/{path}".rpartition("/")[0], exist_ok=True)
-        try:
-            self._files.pipe_file(f"{self._root}/{path}", content, mode="create")
-        except FileExistsError:
-            return False
-        return True
-
-    def delete(self, path: str) -> None:
-        """See Store."""
-        with suppress(FileNotFoundError):
-            self._files.rm(f"{self._root}/{path}", recursive=True)
-
-    def names(self, path: str) -> list[str]:
-        """See Store."""
-        with suppress(FileNotFoundError, NotADirectoryError):
-            return sorted(str(name).rpartition("/")[2] for name in self._files.ls(f"{self._root}/{path}", detail=False))
-        return []
-
-
-def local_path(url: str) -> Path | None:
-    """The folder that a file:// URL leads to; None for any other URL."""
-    parts = urlsplit(url)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else None
-
-
-def open_store(url: str) -> Store:
+def open_store(location: Location) -> Store:
     """The store at a URL."""
-    path = local_path(url)
-    return LocalStore(path) if path is not None else FsspecStore(url)
+    if location.folder is not None:
+        return LocalStore(location.folder)
+    from stacks.reach import Reached  # noqa: PLC0415 - a local backend needs none of what follows
+
+    if location.scheme == "postgres":
+        from stacks.postgres_store import PostgresStore  # noqa: PLC0415
+
+        return Reached(PostgresStore(location), location)
+    from stacks.object_store import ObjectStore  # noqa: PLC0415
+
+    return Reached(ObjectStore(location), location)
 
 
 def read_json(store: Store, path: str) -> dict[str, Any] | None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from servers import Place, Server
 
 pytest.register_assert_rewrite("launchers.testing.contract")
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: targets.py is found by its name
@@ -15,7 +20,19 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: targets.
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--target", action="append", default=[], help="only this target's rows (may be repeated)")
     parser.addoption("--engine", action="append", default=[], choices=["cli"], help="only this engine")
-    parser.addoption("--require", action="append", default=[], help="fail, not skip, where this target is absent")
+    parser.addoption("--backend", action="append", default=[], help="only this backend of the contract: file, s3 …")
+    parser.addoption(
+        "--require", action="append", default=[], help="fail, not skip, where this target or server is absent"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On backends that are servers, most of the contract's many moments of a kill are left to `make soak`."""
+    for item in items:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if parameters.get("place") in {"s3", "postgres"} and parameters.get("delay", 0.2) not in {0.15, 0.2, None}:
+            item.add_marker("soak")
 
 
 @pytest.fixture(autouse=True)
@@ -25,3 +42,41 @@ def a_home_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setenv("RUN_LAUNCHER_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+
+@pytest.fixture(scope="session")
+def s3(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """moto's server, for the whole session."""
+    yield from _served(request, "s3")
+
+
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A PostgreSQL server, for the whole session."""
+    yield from _served(request, "postgres")
+
+
+@pytest.fixture
+def s3_place(s3: Server, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """An empty bucket."""
+    from servers import ACCOUNT  # noqa: PLC0415 - on sys.path only now
+
+    for name, value in ACCOUNT.items():
+        monkeypatch.setenv(name, value)
+    return s3.place()
+
+
+@pytest.fixture
+def postgres_place(postgres: Server) -> Place:
+    """An empty database."""
+    return postgres.place()
+
+
+def _served(request: pytest.FixtureRequest, name: str) -> Iterator[Server]:
+    from servers import absent, serving  # noqa: PLC0415 - on sys.path only now
+
+    why = absent(name)
+    if why is not None:
+        (pytest.fail if name in request.config.getoption("--require") else pytest.skip)(f"{name} is absent: {why}")
+    with serving(name) as server:
+        yield server

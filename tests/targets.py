@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
+from servers import Place
 
 from launchers import WorkerHandle, WorkerStatus, load_launcher
 from launchers.launcher import RunLauncher
-from launchers.settings import Config
+from launchers.settings import BackendSettings, Config
 from programs.args import Run
 from programs.process.template import ProcessTemplate
 from programs.provider.worker import SHIM
@@ -41,7 +42,8 @@ class ProcessRow:
     name = "process"
     absent: str | None = None
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, place: Place | None = None) -> None:
+        self.place = place
         self.home = folder / "home"
         self.shared = folder / "shared"
         self.shared.mkdir()
@@ -60,13 +62,25 @@ class ProcessRow:
         return load_launcher(value, config=self.config())
 
     def config(self) -> Config:
-        return Config(home=self.home)
+        if self.place is None:
+            return Config(home=self.home)
+        key = self.shared / "key"
+        if not key.exists():
+            key.write_text("a key that all hosts share")
+        return Config(home=self.home, backend=BackendSettings(url=self.place.url, passphrase_file=key))
 
     def run(self, script: str, *words: str, run_id: str | None = None, **fields: Any) -> Run:  # noqa: ANN401 - Run's own
         return Run(id=run_id or f"run-{next(_numbers)}", command=("sh", "-c", script, "sh", *words), **fields)
 
     def another_process(self, code: str, *words: str) -> list[str]:
-        return ["env", f"RUN_LAUNCHER_HOME={self.home}", sys.executable, "-c", code, *words]
+        backend = self.config().backend
+        settings = {
+            "RUN_LAUNCHER_HOME": self.home,
+            "RUN_LAUNCHER_BACKEND__URL": backend.url,
+            "RUN_LAUNCHER_BACKEND__PASSPHRASE_FILE": backend.passphrase_file,
+        }
+        told = [f"{name}={value}" for name, value in settings.items() if value is not None]
+        return ["env", *told, sys.executable, "-c", code, *words]
 
     def alive(self, handle: WorkerHandle) -> bool:
         return bool(list(self._processes(handle.run_id)))
@@ -105,16 +119,24 @@ class ProcessRow:
     def public_traces(self) -> bytes:
         files = [path for path in self.home.rglob("*") if path.is_file()]
         processes = [" ".join(_command(each)).encode() for each in psutil.process_iter()]
-        return b"\n".join([*(path.read_bytes() for path in files), *processes])
+        return b"\n".join([*(path.read_bytes() for path in files), *self._content().values(), *processes])
 
     def stacks(self) -> list[str]:
+        if self.place is not None:
+            keys = (Path(key) for key in self._content() if key.startswith(".pulumi/stacks/") and key.endswith(".json"))
+            return sorted(key.name for key in keys)
         return sorted(path.name for path in self.home.glob("state/.pulumi/stacks/*/*.json"))
 
     def leftovers(self) -> list[str]:
         files = (path for path in self.home.rglob("*") if not path.is_dir())
         names = (str(path.relative_to(self.home)) for path in files)
         processes = (f"process {each.pid}: {_command(each)}" for each in self._processes(None))
-        return sorted([*(name for name in names if not name.startswith(KEPT)), *processes])
+        kept_there = (f"state/{key}" for key in self._content())
+        return sorted([*(name for name in (*names, *kept_there) if not name.startswith(KEPT)), *processes])
+
+    def _content(self) -> dict[str, bytes]:
+        """What the backend's server shows, where the backend is not below the home."""
+        return {} if self.place is None else self.place.content()
 
     def _folder(self, run_id: str) -> Path:
         return next(iter(self.home.glob(f"runs/*/{run_id}")), self.home / "absent")

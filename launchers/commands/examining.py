@@ -118,7 +118,9 @@ def _keeping(config: Config) -> Iterator[Finding]:
     def backend() -> str:
         backends.append(make_workspace(config).backend)
         identity = backends[0].identity()
-        return f"{config.backend_url} (id {identity})" if identity else f"{config.backend_url} (nothing launched yet)"
+        return (
+            f"{config.backend_shown} (id {identity})" if identity else f"{config.backend_shown} (nothing launched yet)"
+        )
 
     yield _asked("backend", backend)
     for each in backends:

@@ -404,7 +404,7 @@ def test_looking_loads_no_engine(cli: CommandLine) -> None:
         )
         return set(done.stderr.split())
 
-    engine = {"pulumi", "grpc", "google", "fsspec", "rich"}
+    engine = {"pulumi", "grpc", "google", "s3fs", "psycopg", "rich"}
     assert not loaded("status", "one") & engine
     assert not loaded("ps") & engine
     assert not loaded("--help") & (engine | {"pydantic", "psutil", "yaml"})

@@ -184,10 +184,17 @@ def test_a_folder_url_is_made_absolute(url: str, absolute: str, empty_home: Path
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("s3://bucket", "the scheme s3:// is not supported yet; supported is file://"),
-        ("gs://bucket", "the scheme gs:// is not supported yet"),
+        ("gs://bucket", "the scheme gs:// is not supported yet; supported are file://"),
         ("azblob://x", "the scheme azblob:// is not supported yet"),
-        ("postgres://me:geheim@host/db", "the scheme postgres:// is not supported yet"),
+        ("postgresql://me:geheim@host/db", "the scheme postgresql:// is unknown; did you mean postgres://?"),
+        ("postgres:me:geheim@host/db", "must begin with postgres://"),
+        ("postgres://me:ge/heim@host/db", "postgres:// takes one host and one port"),
+        ("postgres://me:geheim@one,two/db", "postgres:// takes one host"),
+        ("postgres://me:geheim@host/db?table=a;b", "the parameter 'table' is a plain name"),
+        ("postgres://me:geheim@host/db#x", "'#' cannot stand in it"),
+        ("s3://", "must be s3://bucket/prefix"),
+        ("s3://me:geheim@bucket", "must be s3://bucket/prefix"),
+        ("s3://bucket?secret=geheim", "s3:// has no parameter 'secret' here; known: awssdk"),
         ("https://api.pulumi.com", "the scheme https:// is not supported yet"),
         ("flie:///srv", "the scheme flie:// is unknown; did you mean file://?"),
         ("ftp://me:geheim@host", "the scheme ftp:// is unknown"),
@@ -230,7 +237,7 @@ def test_a_backend_that_cannot_be_used_is_refused_without_repeating_it(url: str,
         ("templates: {folders: here}", 1, "templates.folders must be a list"),
         ("templates:\n  folders:\n  - a\n  - 5", 4, "templates.folders[1] must be a path"),
         ("templates: {default: ''}", 1, "templates.default must have at least 1 character"),
-        ("backend: {url: s3://bucket}", 1, "backend.url: the scheme s3:// is not supported yet"),
+        ("backend: {url: gs://bucket}", 1, "backend.url: the scheme gs:// is not supported yet"),
         (
             "backend: {passphrase: geheim}",
             1,
@@ -267,7 +274,7 @@ def test_a_wrong_file_is_refused_with_its_line(text: str, line: int, words: str)
         ("RUN_LAUNCHER_XYZZY", "", "unknown variable; known variables: "),
         ("RUN_LAUNCHER_ENGINE__KIND", "geheim", "engine.kind must be 'auto' or 'cli'"),
         ("RUN_LAUNCHER_ENGINE__TIMEOUT", "60", "engine.timeout: '60' is no duration: write it like 30s"),
-        ("RUN_LAUNCHER_BACKEND__URL", "s3://me:geheim@x", "the scheme s3:// is not supported yet"),
+        ("RUN_LAUNCHER_BACKEND__URL", "s3://me:geheim@x", "must be s3://bucket/prefix"),
     ],
 )
 def test_a_wrong_variable_is_refused_by_name(name: str, value: str, words: str) -> None:
@@ -344,7 +351,8 @@ def test_loading_the_configuration_makes_no_file(tmp_path: Path) -> None:
 def test_the_configuration_loads_no_engine_and_no_target() -> None:
     code = (
         "import sys, launchers.config; "
-        "print(sorted({name.split('.')[0] for name in sys.modules} & {'pulumi', 'grpc', 'rich', 'typer', 'fsspec'}))"
+        "heavy = {'pulumi', 'grpc', 'rich', 'typer', 's3fs', 'psycopg'}; "
+        "print(sorted({name.split('.')[0] for name in sys.modules} & heavy))"
     )
     root = Path(config_module.__file__).parents[1]
     done = subprocess.run(

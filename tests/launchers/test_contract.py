@@ -1,4 +1,4 @@
-"""The contract on every target that is there."""
+"""The contract on every target and backend that is there."""
 
 from __future__ import annotations
 
@@ -6,26 +6,37 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers import Place
 from targets import ROWS, ProcessRow
 
 from launchers.testing.contract import LauncherContract
 
 
+@pytest.fixture(params=["file", "s3", "postgres"])
+def place(request: pytest.FixtureRequest) -> Place | None:
+    """A fresh backend; None for a folder of the row's home."""
+    name: str = request.param
+    chosen = request.config.getoption("--backend")
+    if chosen and name not in chosen:
+        pytest.skip("not chosen with --backend")
+    return None if name == "file" else request.getfixturevalue(f"{name}_place")
+
+
 @pytest.fixture(params=sorted(ROWS))
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ProcessRow]:
+def target(request: pytest.FixtureRequest, tmp_path: Path, place: Place | None) -> Iterator[ProcessRow]:
     chosen, required = request.config.getoption("--target"), request.config.getoption("--require")
     row = ROWS[request.param]
     if chosen and row.name not in chosen:
         pytest.skip("not chosen with --target")
     if row.absent is not None:
         (pytest.fail if row.name in required else pytest.skip)(f"{row.name} is absent: {row.absent}")
-    made = row(tmp_path)
+    made = row(tmp_path, place)
     yield made
     made.close()
 
 
 class TestContract(LauncherContract):
-    """Each promise, on each target."""
+    """Each promise, on each target and backend."""
 
     @pytest.fixture
     def row(self, target: ProcessRow) -> ProcessRow:

@@ -22,6 +22,7 @@ from targets import ProcessRow
 from launchers import WorkerState, launcher_for, load_launcher
 from programs.provider import place, worker
 from programs.provider.folder import Identity
+from stacks.claims import Claims
 from stacks.engine import stack_name
 from stacks.errors import DamagedFileError
 from stacks.records import Phase, Record, Records
@@ -166,7 +167,9 @@ def test_the_engine_of_a_killed_launcher_is_ended_before_the_next_one_starts(row
     run = row.run("sleep 600")
     code = "import sys; from launchers import Run, load_launcher; "
     code += "load_launcher('process').launch(Run(id=sys.argv[1], command=('true',)))"
-    claim = row.launcher().workspace.backend.claims.path(stack_name(run.id, 0))
+    claims = row.launcher().workspace.backend.claims
+    assert isinstance(claims, Claims)
+    claim = claims.path(stack_name(run.id, 0))
     with subprocess.Popen(row.another_process(code, run.id)) as process:
         while not list(row.home.glob("state/.pulumi/locks/*/*/*/*.json")):
             assert process.poll() is None

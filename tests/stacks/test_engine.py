@@ -33,10 +33,11 @@ from programs.provider import worker
 from programs.provider.folder import RunFolder
 from programs.provider.servicer import PROCESS
 from stacks.backend import Backend
-from stacks.claims import Claim, lease_expired
+from stacks.claims import Claim
 from stacks.cli import CliEngine
 from stacks.engine import Adoption, Deployment, StackName, stack_name
 from stacks.errors import ConfigurationError, EngineError, KeyMismatchError, StackLockedError, TimeLimitError
+from stacks.leases import lease_expired
 from stacks.processes import ProcessIdentity
 from stacks.setup import Cli, ensure_cli, tools_folder
 
@@ -256,6 +257,7 @@ def test_the_lock_of_an_engine_that_was_killed_is_broken(bench: Bench) -> None:
     with bench.claimed(stack) as claim, ThreadPoolExecutor() as threads:
         launch = threads.submit(bench.engine.up, Deployment(stack, program), claim, LIMIT)
         assert begun.wait(30)
+        assert claim.note is not None
         os.kill(int(claim.note.read_text().split()[0]), signal.SIGKILL)
         never.set()
 
@@ -313,8 +315,7 @@ def test_one_claim_excludes_another_and_is_free_when_its_holder_dies(bench: Benc
         holder.kill()
 
     with bench.claimed(stack) as claim:
-        assert claim.left is not None
-        assert claim.left["pid"] == holder.pid
+        assert [each.who["pid"] for each in claim.left] == [holder.pid]
     assert lease_expired(bench.backend.store, owner["owner"])
     assert bench.backend.claims.holder(stack) is None
 

@@ -1,19 +1,30 @@
-"""Small files at one URL: on this host, and on any file system that fsspec knows."""
+"""Small files at one URL: on this host, in an object store, and in a database."""
 
 from __future__ import annotations
 
 import subprocess
-import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from servers import Place
 
-from stacks.store import FsspecStore, LocalStore, Store, open_store
+from stacks.location import Location
+from stacks.store import LocalStore, Store, open_store
 
 
-@pytest.fixture(params=["file", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return open_store(f"file://{tmp_path}/a%20b" if request.param == "file" else f"memory://{uuid.uuid4().hex}")
+@pytest.fixture(params=["file", "s3", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "file":
+        return f"file://{tmp_path}/a%20b"
+    place: Place = request.getfixturevalue(f"{request.param}_place")
+    return place.url
+
+
+@pytest.fixture
+def store(url: str) -> Store:
+    return open_store(Location(url))
 
 
 def test_a_file_is_written_read_created_once_listed_and_deleted(store: Store) -> None:
@@ -23,9 +34,10 @@ def test_a_file_is_written_read_created_once_listed_and_deleted(store: Store) ->
     assert not store.create("a/b.json", b"2")
     assert store.read("a/b.json") == b"1"
     store.write("a/b.json", b"3")
-    store.write("a/c.json", b"4")
+    store.write("a/c.json", b"\0\xff")
 
     assert store.read("a/b.json") == b"3"
+    assert store.read("a/c.json") == b"\0\xff"
     assert store.names("a") == ["b.json", "c.json"]
     store.delete("a/b.json")
     store.delete("a/b.json")
@@ -34,9 +46,50 @@ def test_a_file_is_written_read_created_once_listed_and_deleted(store: Store) ->
     assert store.names("a") == []
 
 
+def test_a_name_is_a_name_and_no_pattern(store: Store) -> None:
+    for name in ("a_b", "axb", "a%b", "a.b"):
+        store.write(f"{name}/one/two", b"")
+
+    assert store.names("a_b") == ["one"]
+    store.delete("a_b")
+    store.delete("a%")
+    assert store.names("a_b") == []
+    assert [store.names(name) for name in ("axb", "a%b", "a.b")] == [["one"]] * 3
+
+
+def test_one_of_many_that_create_a_file_at_once_has_made_it(store: Store) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda index: store.create("x/one", str(index).encode()), range(8)))
+
+    content = store.read("x/one")
+    assert content is not None
+    assert [index for index, done in enumerate(made) if done] == [int(content)]
+
+
+def test_a_listing_shows_what_another_host_wrote_and_deleted_a_moment_ago(store: Store, url: str) -> None:
+    other = open_store(Location(url))
+    seen = []
+    for index in range(5):
+        other.write(f"x/{index}", b"")
+        seen.append(len(store.names("x")))
+    other.delete("x/0")
+
+    assert seen == [1, 2, 3, 4, 5]
+    assert store.names("x") == ["1", "2", "3", "4"]
+
+
+def test_the_age_of_a_file_is_told_by_the_stores_clock(store: Store) -> None:
+    assert store.age("x/one") is None
+    store.write("x/one", b"1")
+    first = store.age("x/one")
+
+    assert first is not None
+    assert timedelta(seconds=-1) <= first < timedelta(seconds=60)
+    assert store.names("clock") == []
+
+
 def test_a_url_leads_to_its_kind_of_store(tmp_path: Path) -> None:
-    assert isinstance(open_store(f"file://{tmp_path}"), LocalStore)
-    assert isinstance(open_store("memory://x"), FsspecStore)
+    assert isinstance(open_store(Location(f"file://{tmp_path}")), LocalStore)
 
 
 def test_what_a_killed_writer_began_is_removed_by_the_next_one(tmp_path: Path) -> None:

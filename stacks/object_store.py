@@ -1,0 +1,131 @@
+"""Small files in an object store, through fsspec; written and tested for S3.
+
+What the claims and the records need of it, and S3 gives: a write is seen whole or not at all, a listing shows every
+object that was written before it began, and one of several conditional writes wins.
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/Welcome.html#ConsistencyModel
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, Final
+
+from stacks.errors import ConfigurationError
+from stacks.location import Location
+
+_CONNECT: Final = 3  # seconds until an endpoint that does not answer is away
+_READ: Final = 5  # seconds until a server that accepted the connection is away
+_TRIES: Final = 2
+_CONFLICTS: Final = 5  # times that a conditional write is repeated which another one was in the way of
+
+
+class ObjectStore:
+    """The objects below a bucket's prefix. Nothing is cached, and each forked process has connections of its own."""
+
+    def __init__(self, location: Location) -> None:
+        self._location = location
+        self._root = f"{location.bucket}/{location.prefix}"
+        self._opened: tuple[int, Any] | None = None
+
+    def read(self, path: str) -> bytes | None:
+        """See Store."""
+        with suppress(FileNotFoundError):
+            content: bytes = self._files.cat_file(self._root + path)
+            return content
+        return None
+
+    def write(self, path: str, content: bytes) -> None:
+        """See Store."""
+        self._files.pipe_file(self._root + path, content)
+
+    def create(self, path: str, content: bytes) -> bool:
+        """See Store. A refused condition reaches us as one of several errors: whether the object is there decides."""
+        for attempt in range(_CONFLICTS):
+            try:
+                self._files.pipe_file(self._root + path, content, mode="create")
+            except FileExistsError:
+                return False
+            except OSError:
+                if self.read(path) is not None:
+                    return False
+                if attempt == _CONFLICTS - 1:
+                    raise
+            else:
+                return True
+        return False
+
+    def delete(self, path: str) -> None:
+        """See Store."""
+        with suppress(FileNotFoundError):
+            self._files.rm_file(self._root + path)
+        for each in self._files.find(self._root + path):
+            with suppress(FileNotFoundError):
+                self._files.rm_file(each)
+
+    def names(self, path: str) -> list[str]:
+        """See Store."""
+        folder = (self._root + path).rstrip("/")
+        with suppress(FileNotFoundError):
+            found = (str(name).rstrip("/") for name in self._files.ls(folder, detail=False))
+            return sorted(name.rpartition("/")[2] for name in found if name != folder)
+        return []
+
+    def age(self, path: str) -> timedelta | None:
+        """See Store. An object that is written now tells the time of the store."""
+        probe = f"{self._root}clock/{uuid.uuid4().hex}"
+        try:
+            written = self._files.modified(self._root + path)
+            self._files.pipe_file(probe, b"")
+            now = self._files.modified(probe)
+        except FileNotFoundError:
+            return None
+        finally:
+            with suppress(FileNotFoundError):
+                self._files.rm_file(probe)
+        return timedelta(seconds=(now - written).total_seconds())
+
+    @property
+    def _files(self) -> Any:  # noqa: ANN401 - fsspec publishes no types
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = os.getpid(), _open(self._location.options)
+        return self._opened[1]
+
+
+def _open(options: dict[str, str]) -> Any:  # noqa: ANN401
+    try:
+        import s3fs  # noqa: PLC0415 - costs half a second, which other backends need not pay
+    except ImportError as error:
+        message = "a backend at s3:// needs the extra 's3': pip install 'run-launcher[s3]'"
+        raise ConfigurationError(message) from error
+    config: dict[str, Any] = {"connect_timeout": _CONNECT, "read_timeout": _READ, "retries": {"total_max_attempts": 1}}
+    if _true(options.get("s3ForcePathStyle", options.get("use_path_style", ""))):
+        config["s3"] = {"addressing_style": "path"}
+    plain = _true(options.get("disableSSL", options.get("disable_https", "")))
+    endpoint = options.get("endpoint")
+    if endpoint:
+        if "://" not in endpoint:
+            endpoint = f"{'http' if plain else 'https'}://{endpoint}"
+        config["request_checksum_calculation"] = "when_required"  # as Pulumi: some such stores refuse checksums
+    if "request_checksum_calculation" in options:
+        config["request_checksum_calculation"] = options["request_checksum_calculation"].lower()
+    encryption = {"ServerSideEncryption": options.get("ssetype"), "SSEKMSKeyId": options.get("kmskeyid")}
+    files = s3fs.S3FileSystem(
+        endpoint_url=endpoint,
+        use_ssl=not plain,
+        client_kwargs={"region_name": options["region"]} if "region" in options else {},
+        config_kwargs=config,
+        s3_additional_kwargs={name: value for name, value in encryption.items() if value},
+        use_listings_cache=False,
+        skip_instance_cache=True,
+        max_concurrency=1,  # or each read asks for the size first
+        **({"profile": options["profile"]} if "profile" in options else {}),
+    )
+    files.retries = _TRIES
+    return files
+
+
+def _true(text: str) -> bool:
+    return text.lower() in {"1", "t", "true"}
