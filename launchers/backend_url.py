@@ -6,12 +6,14 @@ import os
 import re
 from pathlib import Path
 from typing import Final
+from urllib.parse import parse_qsl, urlsplit
 
 from launchers.near_miss import near_miss
 
 # https://www.pulumi.com/docs/iac/concepts/state-and-backends/
 _OTHERS: Final = ("s3", "gs", "azblob", "postgres", "https", "http")
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_SECRET: Final = re.compile("pass|secret|token|key|sig|cred", re.IGNORECASE)
 _FILE: Final = "file://"
 _SUPPORTED: Final = "supported is file://, a folder that all launchers of these runs can reach"
 
@@ -39,6 +41,15 @@ def check_url(url: str) -> str:
         message = f"a file:// URL is a plain path: {odd[0]!r} cannot stand in it"
         raise ValueError(message)
     return url
+
+
+def has_password(url: str) -> bool:
+    """True if a URL holds what only its user may know, and is never to be written down or shown."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return True  # nobody can say what it holds
+    return parts.password is not None or any(_SECRET.search(name) for name, _ in parse_qsl(parts.query))
 
 
 def absolute_url(url: str, base: Path) -> str:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar, Final, Generic, Protocol, TypeVar, runtime_checkable
 
-from launchers.values import Explanation, Found, Launched, Terminated
+from launchers.values import Ejected, Explanation, Found, Launched, Terminated
 from launchers.workspace import Workspace
 from programs.args import ARGS_KEY, Context, LauncherTemplate, ProgramArgs, Run, fingerprints
 from stacks.engine import Adoption, AttachedProvider, Change, Deployment, stack_name
@@ -28,6 +28,14 @@ class HasLogs(Protocol):
 
     def logs(self, record: Record, *, follow: bool = False) -> Iterator[bytes]:
         """The worker's output in pieces, as it was printed; with `follow` until the worker has ended."""
+
+
+@runtime_checkable
+class Ejects(Protocol):
+    """A target whose program also runs from disk, for a worker that was launched before."""
+
+    program_on_disk: ClassVar[str]
+    """The module that has a function `launched`: it declares the worker again and never starts one."""
 
 
 class RunLauncher(ABC, Generic[T]):
@@ -168,6 +176,17 @@ class RunLauncher(ABC, Generic[T]):
         backend = self.workspace.backend
         return self.workspace.engine.preview(self.deployment(self.args(run, backend.open())))
 
+    def eject(self, run: WorkerHandle | str, folder: Path) -> Ejected:
+        """Write a folder in which a plain `pulumi` operates the run's stack; the run itself is not touched.
+
+        `preview` and `up` change nothing there and never start a worker, `destroy` ends it. No secret is written.
+        Raises RunNotFoundError where nothing is left of the run, LaunchConflictError while it is not launched, and
+        UsageError for a folder that is not empty.
+        """
+        from launchers.eject import eject  # noqa: PLC0415
+
+        return eject(self, self.record(run), folder)
+
     # ---- looking ----
 
     def record(self, run: WorkerHandle | str) -> Record:
@@ -233,6 +252,19 @@ class RunLauncher(ABC, Generic[T]):
             owner=self.workspace.owner,
         )
         return ProgramArgs(template=self.template, run=run, context=context)
+
+    def args_again(self, record: Record, backend_id: str) -> ProgramArgs[T]:
+        """The arguments that a run was launched with, but for the values of its environment, which are kept nowhere."""
+        run = Run(id=record.run_id, command=record.command, tags=record.tags, attempt=record.attempt)
+        args = self.args(run, backend_id, record)
+        as_launched = {
+            "template": record.template,
+            "digest": record.digest,
+            "fingerprint": record.fingerprints["all"],
+            "place": record.place,
+            "owner": record.owner,
+        }
+        return args.model_copy(update={"context": args.context.model_copy(update=as_launched)})
 
     def deployment(self, args: ProgramArgs[T]) -> Deployment:
         """What the engine performs for these arguments."""

@@ -366,10 +366,8 @@ def adopt_under(launcher: RunLauncher[Any], record: Record, claim: Claim) -> Lau
     if found is None:
         message = f"run {record.run_id} has no worker to adopt"
         raise RunNotFoundError(message)
-    run = Run(id=record.run_id, command=record.command, tags=record.tags, attempt=record.attempt)
-    args = launcher.args(run, workspace.backend.open(), record)
-    context = args.context.model_copy(update={"fingerprint": record.fingerprints["all"]})
-    handle = enter(launcher, args.model_copy(update={"context": context}), record, claim, workspace.engine_timeout)
+    args = launcher.args_again(record, workspace.backend.open())
+    handle = enter(launcher, args, record, claim, workspace.engine_timeout)
     workspace.records.write(record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle))
     return Launched(handle, created=False, status=found.status)
 

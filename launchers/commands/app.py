@@ -201,6 +201,22 @@ def reconcile(
 
 
 @command(app)
+def eject(
+    session: Session,
+    run: RunName,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is empty, or not there yet.")],
+    output: Output = Shape.TABLE,
+) -> None:
+    """Write a folder in which a plain `pulumi` operates the run.
+
+    There `preview` and `up` change nothing, and `destroy` ends the worker. The run itself is not touched.
+    """
+    from launchers.commands import ejecting
+
+    ejecting.eject(session, run, folder, output)
+
+
+@command(app)
 def doctor(session: Session, output: Output = Shape.TABLE) -> int | None:
     """Show what run-launcher works with here.
 

@@ -25,6 +25,9 @@ from stacks.handle import check_run_id
 PACKAGE: Final = "runworker"
 VERSION: Final = "0.1.0"
 PROCESS: Final = "runworker:index:Process"
+LAUNCHED: Final = "launched"
+"""The input that says of a worker that it was started before. In the state of none: it comes with a program on disk,
+and the engine shows it to `Check` only where it would create the worker, at first or in another one's place."""
 
 _TEXT: Final = {"type": "string"}
 _SCHEMA: Final = {
@@ -43,6 +46,7 @@ _SCHEMA: Final = {
                 "environmentNames": {"type": "array", "items": _TEXT},
                 "graceSeconds": {"type": "number"},
                 "labels": {"type": "object", "additionalProperties": _TEXT},
+                LAUNCHED: {"type": "boolean"},
             },
             "requiredInputs": ["runId", "folder", "command"],
             "properties": {
@@ -93,9 +97,11 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
         """Ask for plain values: nothing secret ever reaches this provider."""
         return provider_pb2.ConfigureResponse(acceptSecrets=False, supportsPreview=True, acceptOutputs=False)
 
-    def Check(self, request: provider_pb2.CheckRequest, context: object) -> object:
-        """Find wrong inputs before anything is done."""
+    def Check(self, request: provider_pb2.CheckRequest, context: grpc.ServicerContext) -> object:
+        """Find wrong inputs before anything is done; without old ones, the worker would be created."""
         inputs = _plain(request.news)
+        if inputs.get(LAUNCHED) and not request.olds.fields:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, _once(inputs))
         failures = [
             provider_pb2.CheckFailure(property=name, reason=reason) for name, reason in _problems(inputs).items()
         ]
@@ -116,6 +122,8 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
     def Create(self, request: provider_pb2.CreateRequest, context: grpc.ServicerContext) -> object:
         """Start the worker that was handed over, or take over the one that is there already."""
         inputs = _plain(request.properties)
+        if inputs.get(LAUNCHED):
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, _once(inputs))
         if request.preview:
             return provider_pb2.CreateResponse(properties=request.properties)
         folder = RunFolder(Path(inputs["folder"]))
@@ -174,6 +182,15 @@ def _start(folder: RunFolder, inputs: Mapping[str, Any]) -> WorkerRecord:
         message = f"the folder {folder.path} holds the worker of run {record.meta.get('run_id')}"
         raise _RefusedError(message)
     return record
+
+
+def _once(inputs: Mapping[str, Any]) -> str:
+    return (
+        f"the worker of run {inputs.get('runId')} was started once, and is neither started again nor replaced: this "
+        "would create it, since the state does not hold it any more, or since it is to be replaced. Nothing was done. "
+        f"`run-launcher status {inputs.get('runId')}` tells how it is; to execute the run again, launch its next "
+        "attempt (`run-launcher launch --attempt`) or another run"
+    )
 
 
 def _problems(inputs: Mapping[str, Any]) -> dict[str, str]:
