@@ -52,6 +52,11 @@ def has_password(url: str) -> bool:
     return parts.password is not None or any(_SECRET.search(name) for name, _ in parse_qsl(parts.query))
 
 
+def shown_url(url: str) -> str:
+    """The URL as it may be shown: of one that holds a password, the scheme alone."""
+    return f"{url.partition(':')[0]}://… (holds a password)" if has_password(url) else url
+
+
 def absolute_url(url: str, base: Path) -> str:
     """A checked URL with an absolute path; RuntimeError where the user's home is asked for and there is none."""
     path = base / Path(url.removeprefix(_FILE)).expanduser()

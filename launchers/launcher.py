@@ -120,6 +120,10 @@ class RunLauncher(ABC, Generic[T]):
         """What `why` shows beyond status and last lines."""
         return {}
 
+    def inherited(self) -> Collection[str]:
+        """The names of the caller's variables that a worker gets."""
+        return ()
+
     # ---- the life of a run ----
 
     def launch(self, run: Run, *, timeout: timedelta | None = None, break_lock: bool = False) -> Launched:
@@ -170,11 +174,24 @@ class RunLauncher(ABC, Generic[T]):
         return Termination(self, run_id, self.workspace.engine_timeout).clean()
 
     def preview(self, run: Run) -> list[Change]:
-        """What a launch would make, without an effect."""
+        """What a launch would make, without an effect; but the engine is brought where there is none.
+
+        Raises what a launch would refuse the run with before it makes anything.
+        """
         self.check(run)
-        self.workspace.engine.prepare()
         backend = self.workspace.backend
-        return self.workspace.engine.preview(self.deployment(self.args(run, backend.open())))
+        backend_id = backend.prove() or "made by the first launch"
+        self.workspace.engine.prepare()
+        return self.workspace.engine.preview(self.deployment(self.args(run, backend_id)), self.workspace.launch_timeout)
+
+    def foresee(self, run: Run) -> Launched | None:
+        """What a launch would answer where it starts nothing; None where it would start a worker. Changes nothing.
+
+        Raises LaunchConflictError as the launch would.
+        """
+        from launchers.life import Launch  # noqa: PLC0415
+
+        return Launch(self, run, self.workspace.launch_timeout).foresee()
 
     def eject(self, run: WorkerHandle | str, folder: Path) -> Ejected:
         """Write a folder in which a plain `pulumi` operates the run's stack; the run itself is not touched.
