@@ -194,6 +194,7 @@ def test_it_works_from_another_folder_and_environment(
     disk.folder = moved
 
     assert "2 unchanged" in disk.pulumi("up --yes")
+    assert WorkerHandle.model_validate_json(disk.pulumi("stack output handle --json")) == handle
     assert (lives(handle), disk.executions()) == (True, 1)
 
 
@@ -443,6 +444,24 @@ def test_no_file_of_the_folder_holds_a_secret(disk: Disk, monkeypatch: pytest.Mo
 )
 def test_a_url_that_holds_a_password_is_known(url: str, hidden: bool) -> None:  # noqa: FBT001 - the expectation
     assert has_password(url) is hidden
+
+
+def test_a_url_with_a_password_is_left_to_the_environment(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No backend with passwords is at hand: that of this test only counts as one."""
+    monkeypatch.setattr("launchers.eject.has_password", lambda _: True)
+    url = disk.launcher.workspace.backend.url
+    handle = disk.launch()
+    ejected = disk.launcher.eject(handle, disk.folder)
+    del disk.environment["PULUMI_BACKEND_URL"]
+    with disk.begin("true") as shell:
+        missing = shell.communicate(timeout=240)[0]
+    disk.environment["PULUMI_BACKEND_URL"] = url
+
+    assert not ejected.backend_named
+    assert url not in "".join(path.read_text() for path in disk.folder.iterdir())
+    assert shell.returncode != 0
+    assert "PULUMI_BACKEND_URL: set it first" in missing
+    assert "2 unchanged" in disk.pulumi("preview")
 
 
 # ---- two at work ----
