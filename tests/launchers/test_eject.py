@@ -255,6 +255,16 @@ def test_a_replacement_is_refused(disk: Disk) -> None:
     assert (lives(handle), disk.executions()) == (True, 1)
 
 
+def test_a_replacement_that_would_end_the_worker_first_is_refused(disk: Disk) -> None:
+    """Pulumi deletes before it creates where names are told to be verbatim: no refusal of a create would be in time."""
+    handle = disk.ejected()
+    disk.pulumi("config set --path pulumi:autonaming.mode verbatim")
+    said = disk.pulumi(f"up --yes --skip-preview --replace {shlex.quote(disk.urn(handle))}", code=1)
+
+    assert "neither started again nor replaced" in said
+    assert (lives(handle), disk.executions()) == (True, 1)
+
+
 # ---- gone ----
 
 
