@@ -87,24 +87,35 @@ def eject(launcher: RunLauncher[Any], record: Record, folder: Path) -> Ejected:
     _refuse_absent(launcher, record)
     folder = folder.expanduser().absolute()
     _refuse_used(folder)
-    args = launcher.args_again(record, launcher.workspace.backend.open())
-    stack, module = record.stack, launcher.program_on_disk
-    settings = {
-        "config": launched_config(stack.project, stack.stack, args),
-        "encryptionsalt": launcher.workspace.backend.salt(),
-    }
     hidden = has_password(launcher.workspace.backend.url)
-    backend = {} if hidden else {"backend": {"url": launcher.workspace.backend.url}}
-    project = {"name": stack.project, "description": f"Run {record.run_id}", "runtime": "python", **backend}
     files = {
-        "Pulumi.yaml": yaml.safe_dump(project, sort_keys=False),
-        f"Pulumi.{stack.stack}.yaml": yaml.safe_dump(settings, width=math.inf),
-        "__main__.py": _PROGRAM.format(module=module),
-        "env": _env(launcher, stack.full, hidden=hidden),
-        "README.md": _README.format(run_id=record.run_id, attempt=record.attempt, stack=stack.full),
+        **_project(launcher, record, launcher.program_on_disk, hidden=hidden),
+        **_for_people(launcher, record, hidden=hidden),
     }
     _write(folder, files)
-    return Ejected(record.run_id, record.attempt, folder, stack.full, tuple(files), backend_named=not hidden)
+    return Ejected(record.run_id, record.attempt, folder, record.stack.full, tuple(files), backend_named=not hidden)
+
+
+def _project(launcher: RunLauncher[Any], record: Record, module: str, *, hidden: bool) -> dict[str, str]:
+    """What `pulumi` reads."""
+    stack, backend = record.stack, launcher.workspace.backend
+    args = launcher.args_again(record, backend.open())
+    settings = {"config": launched_config(stack.project, stack.stack, args), "encryptionsalt": backend.salt()}
+    project = {"name": stack.project, "description": f"Run {record.run_id}", "runtime": "python"}
+    kept = {} if hidden else {"backend": {"url": backend.url}}
+    return {
+        "Pulumi.yaml": yaml.safe_dump({**project, **kept}, sort_keys=False),
+        f"Pulumi.{stack.stack}.yaml": yaml.safe_dump(settings, width=math.inf),
+        "__main__.py": _PROGRAM.format(module=module),
+    }
+
+
+def _for_people(launcher: RunLauncher[Any], record: Record, *, hidden: bool) -> dict[str, str]:
+    """What a shell and a person read."""
+    return {
+        "env": _env(launcher, record.stack.full, hidden=hidden),
+        "README.md": _README.format(run_id=record.run_id, attempt=record.attempt, stack=record.stack.full),
+    }
 
 
 def path_by_hand(cli: Cli) -> list[str]:
