@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from launchers.factory import launcher_for, load_launcher
     from launchers.launcher import RunLauncher
     from launchers.settings import Config
-    from launchers.values import Explanation, Found, Launched, Terminated
+    from launchers.values import Ejected, Explanation, Found, Launched, Terminated
     from programs.args import LauncherTemplate, Run
     from programs.process.template import ProcessTemplate
     from stacks.errors import RunLauncherError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Config",
+    "Ejected",
     "Explanation",
     "Found",
     "Launched",
@@ -44,6 +45,7 @@ __all__ = [
 
 _HOMES = {
     "Config": "launchers.settings",
+    "Ejected": "launchers.values",
     "Explanation": "launchers.values",
     "Found": "launchers.values",
     "Launched": "launchers.values",

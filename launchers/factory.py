@@ -9,7 +9,7 @@ from launchers.config import load_config
 from launchers.launcher import RunLauncher
 from launchers.registry import launcher_class, template_model
 from launchers.settings import Config
-from launchers.templates import load_template
+from launchers.templates import Loaded, load_template
 from launchers.workspace import Workspace
 from programs.args import LauncherTemplate
 from stacks.backend import Backend
@@ -33,12 +33,12 @@ def make_workspace(config: Config | None = None, progress: Callable[[str], None]
 
 
 def load_launcher(
-    template: str | LauncherTemplate | None = None,
+    template: str | LauncherTemplate | Loaded | None = None,
     *,
     config: Config | None = None,
     workspace: Workspace | None = None,
 ) -> RunLauncher[Any]:
-    """The launcher of a template: its name, its path or its value; by default the configured one.
+    """The launcher of a template: its name, its path, its value, or what was read of it; by default the configured one.
 
     Raises TemplateError or ConfigurationError; makes nothing on disk.
     """
@@ -46,7 +46,11 @@ def load_launcher(
     workspace = workspace or make_workspace(config)
     if isinstance(template, LauncherTemplate):
         return _launcher(workspace, template, template.target)
-    loaded = load_template(template or config.templates.default, config.templates.folders)
+    loaded = (
+        template
+        if isinstance(template, Loaded)
+        else load_template(template or config.templates.default, config.templates.folders)
+    )
     return _launcher(workspace, loaded.template, loaded.name)
 
 

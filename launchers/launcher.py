@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar, Final, Generic, Protocol, TypeVar, runtime_checkable
 
-from launchers.values import Explanation, Found, Launched, Terminated
+from launchers.values import Ejected, Explanation, Found, Launched, Terminated
 from launchers.workspace import Workspace
 from programs.args import ARGS_KEY, Context, LauncherTemplate, ProgramArgs, Run, fingerprints
 from stacks.engine import Adoption, AttachedProvider, Change, Deployment, stack_name
@@ -28,6 +28,14 @@ class HasLogs(Protocol):
 
     def logs(self, record: Record, *, follow: bool = False) -> Iterator[bytes]:
         """The worker's output in pieces, as it was printed; with `follow` until the worker has ended."""
+
+
+@runtime_checkable
+class Ejects(Protocol):
+    """A target whose program also runs from disk, for a worker that was launched before."""
+
+    program_on_disk: ClassVar[str]
+    """The module that has a function `launched`: it declares the worker again and never starts one."""
 
 
 class RunLauncher(ABC, Generic[T]):
@@ -112,6 +120,10 @@ class RunLauncher(ABC, Generic[T]):
         """What `why` shows beyond status and last lines."""
         return {}
 
+    def inherited(self) -> Collection[str]:
+        """The names of the caller's variables that a worker gets."""
+        return ()
+
     # ---- the life of a run ----
 
     def launch(self, run: Run, *, timeout: timedelta | None = None, break_lock: bool = False) -> Launched:
@@ -162,11 +174,35 @@ class RunLauncher(ABC, Generic[T]):
         return Termination(self, run_id, self.workspace.engine_timeout).clean()
 
     def preview(self, run: Run) -> list[Change]:
-        """What a launch would make, without an effect."""
+        """What a launch would make, without an effect; but the engine is brought where there is none.
+
+        Raises what a launch would refuse the run with before it makes anything.
+        """
         self.check(run)
-        self.workspace.engine.prepare()
         backend = self.workspace.backend
-        return self.workspace.engine.preview(self.deployment(self.args(run, backend.open())))
+        backend_id = backend.prove() or "made by the first launch"
+        self.workspace.engine.prepare()
+        return self.workspace.engine.preview(self.deployment(self.args(run, backend_id)), self.workspace.launch_timeout)
+
+    def foresee(self, run: Run) -> Launched | None:
+        """What a launch would answer where it starts nothing; None where it would start a worker. Changes nothing.
+
+        Raises LaunchConflictError as the launch would.
+        """
+        from launchers.life import Launch  # noqa: PLC0415
+
+        return Launch(self, run, self.workspace.launch_timeout).foresee()
+
+    def eject(self, run: WorkerHandle | str, folder: Path) -> Ejected:
+        """Write a folder in which a plain `pulumi` operates the run's stack; the run itself is not touched.
+
+        `preview` and `up` change nothing there and never start a worker, `destroy` ends it. No secret is written.
+        Raises RunNotFoundError where nothing is left of the run, LaunchConflictError while it is not launched, and
+        UsageError for a folder that is not empty.
+        """
+        from launchers.eject import eject  # noqa: PLC0415
+
+        return eject(self, self.record(run), folder)
 
     # ---- looking ----
 
@@ -233,6 +269,19 @@ class RunLauncher(ABC, Generic[T]):
             owner=self.workspace.owner,
         )
         return ProgramArgs(template=self.template, run=run, context=context)
+
+    def args_again(self, record: Record, backend_id: str) -> ProgramArgs[T]:
+        """The arguments that a run was launched with, but for the values of its environment, which are kept nowhere."""
+        run = Run(id=record.run_id, command=record.command, tags=record.tags, attempt=record.attempt)
+        args = self.args(run, backend_id, record)
+        as_launched = {
+            "template": record.template,
+            "digest": record.digest,
+            "fingerprint": record.fingerprints["all"],
+            "place": record.place,
+            "owner": record.owner,
+        }
+        return args.model_copy(update={"context": args.context.model_copy(update=as_launched)})
 
     def deployment(self, args: ProgramArgs[T]) -> Deployment:
         """What the engine performs for these arguments."""

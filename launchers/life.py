@@ -92,6 +92,14 @@ class Launch:
                 record = None
             return self._launch(claim, record, backend_id, earlier)
 
+    def foresee(self) -> Launched | None:
+        """See RunLauncher.foresee."""
+        record = self._workspace.records.read(self._run.id)
+        known = self._known(record)
+        if record is not None and record.attempt < self._run.attempt and record.removed is None:
+            self._refuse_unended(record)
+        return known
+
     def _known(self, record: Record | None) -> Launched | None:
         """The answer for a run that was launched before; None where there is something to launch."""
         if record is None or record.attempt < self._run.attempt:
@@ -134,13 +142,7 @@ class Launch:
         with self._workspace.backend.claims.hold(record.stack, "launch of the next attempt", self._left()) as claim:
             current = self._workspace.records.read(record.run_id) or record
             if current.removed is None:
-                status = self._launcher.status(record.run_id)
-                if not status.state.ended and status.state is not WorkerState.NOT_FOUND:
-                    message = (
-                        f"attempt {record.attempt} of run {record.run_id} is {status.state}: it must have ended before "
-                        f"attempt {self._run.attempt} starts; terminate it first"
-                    )
-                    raise LaunchConflictError(message, started=Started.YES)
+                self._refuse_unended(record)
                 current = end(self._launcher, current, claim, ENDED)
             return Attempt(
                 attempt=current.attempt,
@@ -149,6 +151,15 @@ class Launch:
                 removed=current.removed,
                 archive=current.archive,
             )
+
+    def _refuse_unended(self, record: Record) -> None:
+        status = self._launcher.status(record.run_id)
+        if not status.state.ended and status.state is not WorkerState.NOT_FOUND:
+            message = (
+                f"attempt {record.attempt} of run {record.run_id} is {status.state}: it must have ended before "
+                f"attempt {self._run.attempt} starts; terminate it first"
+            )
+            raise LaunchConflictError(message, started=Started.YES)
 
     def _launch(
         self, claim: Claim, half_made: Record | None, backend_id: str, earlier: tuple[Attempt, ...]
@@ -375,10 +386,8 @@ def adopt_under(launcher: RunLauncher[Any], record: Record, claim: Claim) -> Lau
     if found is None:
         message = f"run {record.run_id} has no worker to adopt"
         raise RunNotFoundError(message)
-    run = Run(id=record.run_id, command=record.command, tags=record.tags, attempt=record.attempt)
-    args = launcher.args(run, workspace.backend.open(), record)
-    context = args.context.model_copy(update={"fingerprint": record.fingerprints["all"]})
-    handle = enter(launcher, args.model_copy(update={"context": context}), record, claim, workspace.engine_timeout)
+    args = launcher.args_again(record, workspace.backend.open())
+    handle = enter(launcher, args, record, claim, workspace.engine_timeout)
     workspace.records.write(record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle))
     return Launched(handle, created=False, status=found.status)
 

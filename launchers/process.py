@@ -18,7 +18,7 @@ from typing import ClassVar, Final
 from launchers.launcher import RunLauncher
 from launchers.values import Found
 from programs.args import ProgramArgs, Run
-from programs.process.environment import build_environment
+from programs.process.environment import SCRUBBED, build_environment
 from programs.process.template import ProcessTemplate
 from programs.provider import worker
 from programs.provider.folder import (
@@ -62,6 +62,7 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
 
     target: ClassVar[str] = "process"
     create_takes_over: ClassVar[bool] = True
+    program_on_disk: ClassVar[str] = "programs.process.program"
 
     def program(self, args: ProgramArgs[ProcessTemplate]) -> None:
         """See RunLauncher."""
@@ -92,6 +93,10 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
     def coordinates(self, args: ProgramArgs[ProcessTemplate]) -> dict[str, str]:
         """See RunLauncher."""
         return {"folder": args.context.folder}
+
+    def inherited(self) -> Collection[str]:
+        """See RunLauncher."""
+        return [name for name in os.environ if not name.startswith(SCRUBBED)] if self.template.inherit_env else ()
 
     def check(self, run: Run) -> None:
         """See RunLauncher: what can be seen to fail before anything is made."""

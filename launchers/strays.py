@@ -6,9 +6,12 @@ backend that was restored from an older copy has lost records of runs that live:
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -63,7 +66,8 @@ def strays(
     for owner in dead_owners(workspace.backend.store):
         why = "its process did not renew it and is gone"
         yield Stray(f"lease of {owner}", why, partial(_bury, workspace, owner))
-    for folder in workspace.backend.home.glob("work/preview-*"):
+    temporary = Path(tempfile.gettempdir()).glob("run-launcher-preview-*")
+    for folder in (*workspace.backend.home.glob("work/preview-*"), *temporary):
         if _abandoned(folder, workspace.orphan_age):
             yield Stray(f"folder {folder.name}", "the preview that made it was killed", partial(_delete, folder))
 
@@ -155,8 +159,13 @@ def _bury(workspace: Workspace, owner: str) -> bool:
 
 
 def _abandoned(folder: Path, age: timedelta) -> bool:
-    pid = folder.name.split("-")[1]
-    return pid.isdigit() and not psutil.pid_exists(int(pid)) and time.time() - folder.stat().st_mtime > age.seconds
+    """True if the folder is ours, the process of its name is gone, and no other place's has used it lately."""
+    pid = folder.name.partition("preview-")[2].partition("-")[0]
+    with suppress(FileNotFoundError):
+        info = folder.lstat()
+        old = info.st_uid == os.geteuid() and time.time() - info.st_mtime > age.total_seconds()
+        return old and pid.isdigit() and not psutil.pid_exists(int(pid))
+    return False
 
 
 def _delete(folder: Path) -> bool:

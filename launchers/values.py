@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
 
@@ -44,6 +45,21 @@ class Terminated:
     objects: int
     left: int
     done: bool = True
+
+
+@dataclass(frozen=True)
+class Ejected:
+    """The folder that a run was ejected to, with the names of its files, and the stack that is operated there.
+
+    Without `backend_named` the folder leaves the backend's URL, which holds a password, to PULUMI_BACKEND_URL.
+    """
+
+    run_id: str
+    attempt: int
+    folder: Path
+    stack: str
+    files: tuple[str, ...]
+    backend_named: bool
 
 
 @dataclass(frozen=True)

@@ -260,32 +260,35 @@ def local_paths(home: Path, shard: str, name: str) -> tuple[Path, Path]:
 
 
 def read_config(model: type[T], place: str) -> ProgramArgs[T]:
-    """The arguments from the stack's configuration, the context filled in where it is left out.
+    """The arguments from the stack's configuration, with a context of their own, for debugging a program on disk.
 
-    For programs on disk: `run-launcher:args` holds template and run, `run-launcher:secrets` the run's environment.
+    `run-launcher:args` holds template and run, `run-launcher:secrets` the run's environment. Raises pulumi.RunError
+    for the arguments of a run that was launched.
     """
     import pulumi  # noqa: PLC0415 - reading a template must not load it
 
     config = pulumi.Config("run-launcher")
     data = json.loads(config.require("args"))
+    if "context" in data:
+        message = "these are the arguments of a run that was launched: `run-launcher eject` writes the folder for it"
+        raise pulumi.RunError(message)
     data.setdefault("template", {}).setdefault("target", model.model_fields["target"].default)
     data["run"] = {**data.get("run", {}), "env": json.loads(config.get("secrets") or "{}")}
     template, run = model.model_validate(data["template"]), Run.model_validate(data["run"])
-    if "context" not in data:
-        home = Path(os.environ.get("RUN_LAUNCHER_HOME") or platformdirs.user_data_path("run-launcher"))
-        folder, archive = local_paths(home, "debug", f"{pulumi.get_project()}.{pulumi.get_stack()}")
-        digest = template.digest()
-        data["context"] = {
-            "backend": "debug",
-            "template": "debug",
-            "digest": digest,
-            "fingerprint": fingerprints(run, digest)["all"],
-            "place": place,
-            "folder": str(folder),
-            "archive": str(archive),
-            "cwd": str(Path.cwd()),
-        }
-    return ProgramArgs(template=template, run=run, context=Context.model_validate(data["context"]))
+    home = Path(os.environ.get("RUN_LAUNCHER_HOME") or platformdirs.user_data_path("run-launcher"))
+    folder, archive = local_paths(home, "debug", f"{pulumi.get_project()}.{pulumi.get_stack()}")
+    digest = template.digest()
+    context = Context(
+        backend="debug",
+        template="debug",
+        digest=digest,
+        fingerprint=fingerprints(run, digest)["all"],
+        place=place,
+        folder=str(folder),
+        archive=str(archive),
+        cwd=str(Path.cwd()),
+    )
+    return ProgramArgs(template=template, run=run, context=context)
 
 
 def export_handle(args: ProgramArgs[T], coordinates: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from stacks.errors import ConfigurationError, KeyMismatchError
 from stacks.lease_claims import LeaseClaims
 from stacks.leases import OwnerLease
 from stacks.location import Location
+from stacks.scratch import SOCKET_LIMIT
 from stacks.store import Store, open_store, read_json
 
 _ODD: Final = re.compile(r"[?#%\x00-\x1f]")
@@ -31,7 +32,6 @@ _NO_KEY: Final = """the backend {backend} needs a key that all its launchers sha
 then add to run-launcher.yaml (or set RUN_LAUNCHER_BACKEND__PASSPHRASE_FILE):
   backend:
     passphrase_file: /path/to/run-launcher.passphrase"""
-_SOCKET_LIMIT: Final = 90  # characters of a path that still leave room for a Unix socket's name
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,18 @@ class Backend:
         self._prove(data)
         return str(data["id"])
 
-    def prove(self) -> None:
-        """Prove the key where the backend is there; makes nothing. Raises KeyMismatchError."""
+    def prove(self) -> str | None:
+        """The backend's id once its key is proven; None where nothing was launched yet. Makes and changes nothing.
+
+        Raises KeyMismatchError as `open` does.
+        """
         data = read_json(self.store, "backend.json")
         if data is not None:
             self._prove(data)
+            return str(data["id"])
+        if self.passphrase_file is not None:
+            _read_key(self.passphrase_file)
+        return None
 
     def key_file(self) -> Path:
         """The file that holds the passphrase: the configured one, or one of this backend's own."""
@@ -135,7 +142,7 @@ class Backend:
         own = f"run-launcher-{os.geteuid()}"
         short = Path("/tmp") / own / name  # noqa: S108 - where even the folder for temporary files has a long name
         places = (self.home / "work" / name, Path(tempfile.gettempdir()) / own / name)
-        return next((place for place in places if len(os.fsencode(place)) <= _SOCKET_LIMIT), short)
+        return next((place for place in places if len(os.fsencode(place)) <= SOCKET_LIMIT), short)
 
     def _make(self) -> dict[str, Any]:
         identity = str(uuid.uuid4())

@@ -7,6 +7,7 @@ never asked for. https://www.pulumi.com/docs/iac/automation-api/
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import time
@@ -24,6 +25,7 @@ from stacks.errors import EngineError, RunLauncherError, StackLockedError
 from stacks.leases import lease_expired
 from stacks.locks import proven_dead
 from stacks.operation import Operation, operation, refuse_fork
+from stacks.scratch import preview_folder
 from stacks.state import StateFiles, adopted
 from stacks.store import LocalStore
 
@@ -76,12 +78,12 @@ class CliEngine:
     def preview(self, deployment: Deployment, timeout: timedelta | None = None) -> list[Change]:
         """See Engine. Works on a copy of the state, so that it needs no lock and leaves no trace."""
         stack = deployment.stack
-        folder = self._backend.scratch(StackName(stack.project, f"{stack.stack} preview {os.getpid()}"))
         with (
-            operation(self._cli(), folder, self._environment(folder / "state")) as work,
+            preview_folder(self._backend.home / "work") as around,
+            operation(self._cli(), around / "o", self._preview_environment(around)) as work,
             _caught(deployment.program) as program,
         ):
-            copy = StateFiles(LocalStore(folder / "state"))
+            copy = StateFiles(LocalStore(around / "o" / "state"))
             copy.make(stack)
             latest = self._state.deployment(stack)
             if latest:
@@ -244,6 +246,14 @@ class CliEngine:
             return {**key, "PULUMI_BACKEND_URL": f"file://{root}?metadata=skip"}
         one_by_one = _NO_DEADLOCK if self._backend.location.scheme == "postgres" else {}
         return {**key, **one_by_one, "PULUMI_BACKEND_URL": self._backend.url}
+
+    def _preview_environment(self, around: Path) -> dict[str, str]:
+        """A backend of the preview's own; its key is the real one, or one to throw away where there is none yet."""
+        key = self._backend.key_file() if self._backend.identity() is not None else around / "key"
+        if key.parent == around:
+            key.write_text(secrets.token_hex(32), encoding="ascii")
+        url = f"file://{around / 'o' / 'state'}?metadata=skip"
+        return {"PULUMI_BACKEND_URL": url, "PULUMI_CONFIG_PASSPHRASE_FILE": str(key)}
 
     def _declare(self, work: Operation, deployment: Deployment) -> None:
         work.declare(deployment.stack, deployment.config, self._backend.salt())

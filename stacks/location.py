@@ -95,6 +95,11 @@ class Location:
         place = f"{parts.scheme}://{name}{colon and ':' + _HIDDEN}{at}{host}{parts.path}"
         return f"{place}?{query}" if query else place
 
+    @property
+    def has_secret(self) -> bool:
+        """True if the URL holds what only its user may know, and is never to be written down or shown."""
+        return self._parts.password is not None or not _SHOWN.issuperset(self.options)
+
     def hide(self, text: str) -> str:
         """A text of somebody else's, without the URL's secrets."""
         text = text.replace(self.url, self.shown)

@@ -79,6 +79,7 @@ class Newcomer:
         self.environment = {
             **mine,
             "HOME": str(root / "home"),
+            "PULUMI_HOME": str(root / "home" / ".pulumi"),  # by default below the home of the passwd entry
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
             "RUN_LAUNCHER_HOME": str(root / "kept"),
             "RUN_LAUNCHER_TOOLS": str(TOOLS),

@@ -27,6 +27,25 @@ Output = Annotated[Shape, typer.Option("--output", "-o", help="How the result is
 BreakLock = Annotated[
     bool, typer.Option("--break-lock", help="Break a Pulumi lock whose owner nobody can prove gone: only if it is.")
 ]
+Words = Annotated[list[str], typer.Argument(metavar="COMMAND", help="What the worker executes.")]
+TemplateName = Annotated[str | None, typer.Option("--template", "-t", help="Name or path of the launcher template.")]
+RunId = Annotated[str | None, typer.Option("--run-id", help="Id of the run; made up if not given.")]
+Env = Annotated[
+    list[str] | None,
+    typer.Option("--env", "-e", metavar="NAME[=VALUE]", help="Variable of the run; without a value, yours."),
+]
+EnvFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        readable=True,
+        help="File of NAME[=VALUE] lines, taken as they are; # is a comment.",
+    ),
+]
+Tags = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Tag of the run.")]
+LaunchLimit = Annotated[str | None, typer.Option(metavar="DURATION", help="Time limit of the launch itself (30s, 5m).")]
+AttemptNumber = Annotated[int, typer.Option(min=0, help="1, 2 … to start a run that has ended again.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Show the worker's output until it ends.")]
 
 
@@ -60,29 +79,14 @@ def options(
 @command(app, takes_command=True)
 def launch(
     session: Session,
-    words: Annotated[list[str], typer.Argument(metavar="COMMAND", help="What the worker executes.")],
-    template: Annotated[
-        str | None, typer.Option("--template", "-t", help="Name or path of the launcher template.")
-    ] = None,
-    run_id: Annotated[str | None, typer.Option("--run-id", help="Id of the run; made up if not given.")] = None,
-    env: Annotated[
-        list[str] | None,
-        typer.Option("--env", "-e", metavar="NAME[=VALUE]", help="Variable of the run; without a value, yours."),
-    ] = None,
-    env_file: Annotated[
-        list[Path] | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            help="File of NAME[=VALUE] lines, taken as they are; # is a comment.",
-        ),
-    ] = None,
-    tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Tag of the run.")] = None,
-    timeout: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="Time limit of the launch itself (30s, 5m).")
-    ] = None,
-    attempt: Annotated[int, typer.Option(min=0, help="1, 2 … to start a run that has ended again.")] = 0,
+    words: Words,
+    template: TemplateName = None,
+    run_id: RunId = None,
+    env: Env = None,
+    env_file: EnvFiles = None,
+    tag: Tags = None,
+    timeout: LaunchLimit = None,
+    attempt: AttemptNumber = 0,
     follow: Follow = False,
     remove: Annotated[
         bool, typer.Option("--rm", help="Wait for the end, then remove the worker and its output.")
@@ -107,6 +111,32 @@ def launch(
         follow=follow, remove=remove, worker_code=worker_code, break_lock=break_lock, output=output,
     )  # fmt: skip
     return perform(session, wanted)
+
+
+@command(app, takes_command=True)
+def preview(
+    session: Session,
+    words: Words,
+    template: TemplateName = None,
+    run_id: RunId = None,
+    env: Env = None,
+    env_file: EnvFiles = None,
+    tag: Tags = None,
+    timeout: LaunchLimit = None,
+    attempt: AttemptNumber = 0,
+    output: Output = Shape.TABLE,
+) -> int | None:
+    """Show what a launch would make, and where each value comes from.
+
+    Nothing is made or started; only the engine is brought where there is none yet. Exits as the launch would.
+    """
+    from launchers.commands.launching import Wanted
+    from launchers.commands.previewing import preview as show
+
+    wanted = Wanted(
+        tuple(words), template, run_id, attempt, tuple(env or ()), tuple(env_file or ()), tuple(tag or ()), timeout
+    )
+    return show(session, wanted, output)
 
 
 @command(app)
@@ -198,6 +228,22 @@ def reconcile(
     from launchers.commands import reconciling
 
     return reconciling.reconcile(session, output, watch=watch, dry_run=dry_run)
+
+
+@command(app)
+def eject(
+    session: Session,
+    run: RunName,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is empty, or not there yet.")],
+    output: Output = Shape.TABLE,
+) -> None:
+    """Write a folder in which a plain `pulumi` operates the run.
+
+    There `preview` and `up` change nothing, and `destroy` ends the worker. The run itself is not touched.
+    """
+    from launchers.commands import ejecting
+
+    ejecting.eject(session, run, folder, output)
 
 
 @command(app)

@@ -42,11 +42,11 @@ class Wanted:
     env_files: tuple[Path, ...]
     tags: tuple[str, ...]
     timeout: str | None
-    follow: bool
-    remove: bool
-    worker_code: bool
-    break_lock: bool
-    output: RunShape
+    follow: bool = False
+    remove: bool = False
+    worker_code: bool = False
+    break_lock: bool = False
+    output: RunShape = RunShape.TABLE
 
     @property
     def stays(self) -> bool:
@@ -56,7 +56,7 @@ class Wanted:
 
 def perform(session: Session, wanted: Wanted) -> int:
     """See the command."""
-    _refuse_contradictions(wanted)
+    refuse_contradictions(wanted)
     run = make_run(wanted)
     config = session.config(launch__timeout=wanted.timeout, templates__default=wanted.template)
     launcher = load_launcher(config=config, workspace=session.workspace(config))
@@ -168,7 +168,8 @@ def _ended(status: WorkerStatus) -> str:
     return f"{in_words(status)}{lasted(status)}"
 
 
-def _refuse_contradictions(wanted: Wanted) -> None:
+def refuse_contradictions(wanted: Wanted) -> None:
+    """Raise UsageError for options that do not go together."""
     if wanted.attempt and wanted.run_id is None:
         message = "--attempt needs the --run-id of the run that it is an attempt of"
         raise UsageError(message)

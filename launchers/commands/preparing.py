@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sysconfig
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from launchers.commands.output import Shape, pairs, table, write
 from launchers.commands.session import say
 from launchers.config import load_config_with_origins
+from launchers.eject import path_by_hand
 from stacks.setup import Cli, ensure_cli, ensure_language_host, has_language_host, tools_folder
 
 if TYPE_CHECKING:
     from launchers.commands.session import Session
 
-_PROVIDER: Final = "pulumi-resource-runworker"
 WHY = {
     "path": "the first supported one on PATH",
     "configured": "named in the configuration",
@@ -30,7 +27,7 @@ def setup(session: Session, output: Shape, *, path: bool) -> None:
     configured = session.config().engine.cli
     tools = tools_folder()
     cli = ensure_language_host(ensure_cli(tools, say, configured=configured), tools, say)
-    folders = by_hand(cli)
+    folders = path_by_hand(cli)
     data = {**cli_data(cli), "tools": str(tools), "language_host": has_language_host(cli), "folders": folders}
 
     def text() -> list[str]:
@@ -40,13 +37,6 @@ def setup(session: Session, output: Shape, *, path: bool) -> None:
         return pairs([("engine", cli_words(cli)), ("tools", str(tools)), ("language host", host)])
 
     write(output, data, text)
-
-
-def by_hand(cli: Cli) -> list[str]:
-    """The folders that come first on PATH for a `pulumi` run by hand: our provider's, the language host's, its own."""
-    provider = shutil.which(_PROVIDER, path=os.pathsep.join([sysconfig.get_path("scripts"), *os.get_exec_path()]))
-    folders = [*([Path(provider).parent] if provider else []), *cli.extra_path, cli.path.parent]
-    return list(dict.fromkeys(map(str, folders)))
 
 
 def cli_data(cli: Cli) -> dict[str, Any]:

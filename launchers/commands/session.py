@@ -19,6 +19,7 @@ import typer
 from stacks.errors import RunLauncherError
 
 if TYPE_CHECKING:
+    from launchers.config import ConfigWithOrigins
     from launchers.settings import Config
     from launchers.workspace import Workspace
 
@@ -38,9 +39,14 @@ class Session:
 
     def config(self, **flags: object) -> Config:
         """The configuration that holds for this call; keywords are dotted keys with a double underscore."""
-        from launchers.config import load_config
+        return self.config_with_origins(**flags).config
 
-        return load_config({**self.flags, **{key.replace("__", "."): value for key, value in flags.items()}})
+    def config_with_origins(self, **flags: object) -> ConfigWithOrigins:
+        """The same, with the origin of each value."""
+        from launchers.config import load_config_with_origins
+
+        named = {key.replace("__", "."): value for key, value in flags.items()}
+        return load_config_with_origins({**self.flags, **named})
 
     def workspace(self, config: Config | None = None) -> Workspace:
         """Backend and engine, with their progress on stderr."""

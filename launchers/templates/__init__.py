@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,11 +16,13 @@ from programs.args import LauncherTemplate
 from stacks.errors import ConfigurationError, TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from launchers.yaml_nodes import Location
     from launchers.yaml_source import Source
 
 BUILT_IN: Final = "built in"
+DEFAULT: Final = "default"
 _FOLDER: Final = Path(__file__).parent
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -38,6 +40,12 @@ class Loaded:
     name: str
     template: LauncherTemplate
     origin: str
+    lines: Mapping[Location, int] = field(default_factory=dict, compare=False)
+
+    def origin_of(self, *location: str) -> str:
+        """Where the value at a place comes from: file and line, or "default"."""
+        line = self.lines.get(location)
+        return DEFAULT if line is None else f"{self.origin}:{line}"
 
 
 @dataclass(frozen=True, order=True)
@@ -78,7 +86,8 @@ def parse_template(text: str | bytes, origin: str, name: str) -> Loaded:
     found += problems(source, model or _AnyTarget, unknown_keys=model is not None)
     if found or model is None:
         raise TemplateError(report(origin, found))
-    return Loaded(name, model.model_validate(source.data), origin)
+    lines = {location: mark.key_line for location, mark in source.marks.items()}
+    return Loaded(name, model.model_validate(source.data), origin, lines)
 
 
 def template_names(folders: Sequence[Path]) -> list[Available]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -25,7 +26,7 @@ from typing import Any, Final
 
 import pytest
 
-from launchers.launcher import HasLogs, RunLauncher
+from launchers.launcher import Ejects, HasLogs, RunLauncher
 from launchers.testing.row import TargetRow
 from stacks.errors import (
     LaunchConflictError,
@@ -66,6 +67,13 @@ launcher = launcher_for(handle)
 print(launcher.status(handle).state)
 launcher.terminate(handle)
 print(launcher.status(handle).state)
+"""
+
+
+_UP: Final = """
+export PULUMI_HOME="$1"
+. ./env
+exec pulumi --non-interactive --color never up --yes --skip-preview
 """
 
 
@@ -511,6 +519,37 @@ class LauncherContract:
         assert lines.read_text() == "once\n"
         assert row.executions(run.id) == 1
         assert row.alive(launched.handle)
+
+    @pytest.mark.parametrize("script", ["sleep 600", "exit 3"])
+    def test_a_plain_up_of_an_ejected_run_changes_nothing_and_a_changed_one_is_refused(
+        self, row: TargetRow, launcher: RunLauncher[Any], script: str
+    ) -> None:
+        if not isinstance(launcher, Ejects):
+            pytest.skip("this target's program does not run from disk")
+        lines = row.shared / "lines"
+        handle = launcher.launch(row.run(f'echo once >>"$1"; {script}', str(lines))).handle
+        if script != "sleep 600":
+            launcher.wait(handle, timeout=PATIENCE)
+        folder = launcher.eject(handle, row.shared / "ejected").folder
+        alive = row.alive(handle)
+
+        def up() -> subprocess.CompletedProcess[str]:
+            words = ["sh", "-ec", _UP, "sh", str(row.shared / "pulumi")]
+            return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+
+        unchanged = up()
+        (settings,) = folder.glob("Pulumi.*.yaml")
+        settings.write_text(settings.read_text().replace("echo once", "echo twice"))
+        changed = up()
+
+        assert unchanged.returncode == 0, unchanged.stdout + unchanged.stderr
+        assert re.search(r"Resources:\s+\d+ unchanged\s+Duration", unchanged.stdout)
+        assert changed.returncode != 0
+        assert launcher.workspace.engine.outputs(launcher.record(handle).stack) == {
+            "handle": json.loads(handle.to_json())
+        }
+        assert row.alive(handle) == alive
+        assert lines.read_text() == "once\n"
 
     def test_a_worker_that_a_dead_launch_left_is_adopted(self, row: TargetRow) -> None:
         lines = row.shared / "lines"

@@ -10,11 +10,12 @@ from typing import Any
 import pulumi
 
 from programs.args import ProgramArgs, export_handle, read_config
+from programs.launched import read_launched
 from programs.process.environment import build_environment
 from programs.process.template import ProcessTemplate
 from programs.provider.folder import Handover, RunFolder
 from programs.provider.place import Place
-from programs.provider.servicer import PROCESS
+from programs.provider.servicer import LAUNCHED, PROCESS
 from programs.provider.worker import MARKER
 
 
@@ -26,10 +27,23 @@ def program(args: ProgramArgs[ProcessTemplate] | None = None) -> None:
     args = args or read_config(ProcessTemplate, str(Place.own()))
     if not pulumi.runtime.is_dry_run():
         hand_over(args)
+    _declare(args, resource_inputs(args))
+
+
+def launched() -> None:
+    """Declare the worker of a run that was launched before, and export its handle; nothing is ever started.
+
+    Without the worker in the state, or where it would be replaced, the provider refuses.
+    """
+    args = read_launched(ProcessTemplate)
+    _declare(args, resource_inputs(args) | {LAUNCHED: True})
+
+
+def _declare(args: ProgramArgs[ProcessTemplate], inputs: dict[str, Any]) -> None:
     worker = pulumi.CustomResource(
         PROCESS,
         "worker",
-        resource_inputs(args) | {"pid": None, "startTime": None, "bootId": None, "pidNamespace": None},
+        inputs | {"pid": None, "startTime": None, "bootId": None, "pidNamespace": None},
         pulumi.ResourceOptions(ignore_changes=["*"]),
     )
     identity = {"folder": args.context.folder, "pid": worker.pid, "start_time": worker.startTime}  # type: ignore[attr-defined]

@@ -18,13 +18,17 @@ from google.protobuf import empty_pb2, json_format, struct_pb2
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 
 from programs.provider import worker
-from programs.provider.folder import ForeignFolderError, RunFolder, WorkerRecord
+from programs.provider.folder import ForeignFolderError, Identity, RunFolder, WorkerRecord
+from programs.provider.place import boot_id, pid_namespace
 from stacks.errors import UsageError
 from stacks.handle import check_run_id
 
 PACKAGE: Final = "runworker"
 VERSION: Final = "0.1.0"
 PROCESS: Final = "runworker:index:Process"
+LAUNCHED: Final = "launched"
+"""The input that says of a worker that it was started before. In the state of none: it comes with a program on disk,
+and the engine shows it to `Check` only where it would create the worker, at first or in another one's place."""
 
 _TEXT: Final = {"type": "string"}
 _SCHEMA: Final = {
@@ -43,6 +47,7 @@ _SCHEMA: Final = {
                 "environmentNames": {"type": "array", "items": _TEXT},
                 "graceSeconds": {"type": "number"},
                 "labels": {"type": "object", "additionalProperties": _TEXT},
+                LAUNCHED: {"type": "boolean"},
             },
             "requiredInputs": ["runId", "folder", "command"],
             "properties": {
@@ -93,9 +98,11 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
         """Ask for plain values: nothing secret ever reaches this provider."""
         return provider_pb2.ConfigureResponse(acceptSecrets=False, supportsPreview=True, acceptOutputs=False)
 
-    def Check(self, request: provider_pb2.CheckRequest, context: object) -> object:
-        """Find wrong inputs before anything is done."""
+    def Check(self, request: provider_pb2.CheckRequest, context: grpc.ServicerContext) -> object:
+        """Find wrong inputs before anything is done; without old ones, the worker would be created."""
         inputs = _plain(request.news)
+        if inputs.get(LAUNCHED) and not request.olds.fields:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, _once(inputs))
         failures = [
             provider_pb2.CheckFailure(property=name, reason=reason) for name, reason in _problems(inputs).items()
         ]
@@ -116,6 +123,8 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
     def Create(self, request: provider_pb2.CreateRequest, context: grpc.ServicerContext) -> object:
         """Start the worker that was handed over, or take over the one that is there already."""
         inputs = _plain(request.properties)
+        if inputs.get(LAUNCHED):
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, _once(inputs))
         if request.preview:
             return provider_pb2.CreateResponse(properties=request.properties)
         folder = RunFolder(Path(inputs["folder"]))
@@ -136,6 +145,8 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
         """Tell whether the worker is there; an ended one is, until it is deleted."""
         state = _plain(request.properties)
         record = RunFolder(Path(state["folder"])).worker() if "folder" in state else None
+        if record is None and _without_folder(state) is not None:
+            return provider_pb2.ReadResponse(id=request.id, properties=request.properties, inputs=request.inputs)
         if record is None:
             return provider_pb2.ReadResponse()
         return provider_pb2.ReadResponse(
@@ -146,7 +157,10 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
         """End the worker with all that it started, keep its output in the archive, and remove its folder."""
         state = _plain(request.properties)
         grace = timedelta(seconds=state["graceSeconds"]) if "graceSeconds" in state else None
-        if not worker.remove(Path(state["folder"]), Path(state["archive"]) if state.get("archive") else None, grace):
+        alone = _without_folder(state)
+        gone = alone is None or worker.stop_without_folder(alone, grace or timedelta())
+        archive = Path(state["archive"]) if state.get("archive") else None
+        if not (gone and worker.remove(Path(state["folder"]), archive, grace)):
             context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"the worker of run {state.get('runId')} does not live here, or does not end; its folder is kept",
@@ -159,6 +173,15 @@ START_FAILED: Final = "the worker did not start:"
 
 class _RefusedError(Exception):
     """What was asked for is not what was handed over."""
+
+
+def _without_folder(state: Mapping[str, Any]) -> Identity | None:
+    """The worker that lives although somebody removed its folder, if it lived here."""
+    here = (state.get("bootId"), state.get("pidNamespace")) == (boot_id(), str(pid_namespace()))
+    if not here or Path(str(state.get("folder", ""))).exists():
+        return None
+    identity = Identity(int(state["pid"]), int(state["startTime"]))
+    return identity if worker.alive(identity) else None
 
 
 def _start(folder: RunFolder, inputs: Mapping[str, Any]) -> WorkerRecord:
@@ -174,6 +197,15 @@ def _start(folder: RunFolder, inputs: Mapping[str, Any]) -> WorkerRecord:
         message = f"the folder {folder.path} holds the worker of run {record.meta.get('run_id')}"
         raise _RefusedError(message)
     return record
+
+
+def _once(inputs: Mapping[str, Any]) -> str:
+    return (
+        f"the worker of run {inputs.get('runId')} was started once, and is neither started again nor replaced: this "
+        "would create it, since the state does not hold it any more, or since it is to be replaced. Nothing was done. "
+        f"`run-launcher status {inputs.get('runId')}` tells how it is; to execute the run again, launch its next "
+        "attempt (`run-launcher launch --attempt`) or another run"
+    )
 
 
 def _problems(inputs: Mapping[str, Any]) -> dict[str, str]:
