@@ -167,6 +167,15 @@ class RunLauncher(ABC, Generic[T]):
         limit = timeout or self.workspace.engine_timeout + self.template.grace
         return Termination(self, run, limit, break_lock=break_lock).perform(wait=wait)
 
+    def abandon(self, run_id: str) -> Terminated:
+        """Give up a run whose place is gone for good: forget its stack and write that down. It ends nothing.
+
+        Raises UsageError for a run that can be asked from here.
+        """
+        from launchers.life import Termination  # noqa: PLC0415
+
+        return Termination(self, run_id, self.workspace.engine_timeout).abandon()
+
     def clean(self, run_id: str) -> Terminated:
         """Remove a run that has ended, with all it made; raises UsageError while its worker lives."""
         from launchers.life import Termination  # noqa: PLC0415

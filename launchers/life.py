@@ -86,6 +86,7 @@ class Launch:
                 return known
             if self._break_lock:
                 self._workspace.engine.unlock(self._stack, claim, force=True)
+            self._refuse_elsewhere(record)
             earlier: tuple[Attempt, ...] = ()
             if record is not None and record.attempt < self._run.attempt:
                 earlier = (*record.earlier, self._retire(record))
@@ -120,6 +121,11 @@ class Launch:
         if record.handle is not None:
             return Launched(record.handle, created=False, status=self._launcher.status(record.run_id))
         return None
+
+    def _refuse_elsewhere(self, record: Record | None) -> None:
+        """Refuse to go on with a launch that died where this launcher cannot see what it had made by then."""
+        if record is not None and record.phase is Phase.WANTED and not self._launcher.reaches(record.place):
+            raise WrongPlaceError(_died_elsewhere(self._launcher, record), started=Started.UNKNOWN)
 
     def _refuse_gap(self, record: Record | None) -> None:
         if record is not None and self._run.attempt > record.attempt + 1:
@@ -271,7 +277,7 @@ class Termination:
     def perform(self, *, wait: bool) -> Terminated:
         """See RunLauncher.terminate."""
         record = self._record()
-        if record.removed is not None or self._is_earlier(record):
+        if record.removed is not None or self._is_earlier(record) or self._is_nothing(record):
             return _told(record, self._launcher.status(self._asked), objects=0)
         if wait:
             self._workspace.engine.prepare()
@@ -297,6 +303,23 @@ class Termination:
             self._workspace.records.grant(record.stack)
         return self.perform(wait=wait)
 
+    def abandon(self) -> Terminated:
+        """See RunLauncher.abandon."""
+        record = self._record()
+        self._workspace.engine.prepare()
+        with self._workspace.backend.claims.hold(record.stack, "abandon", self._left()) as claim:
+            record = self._workspace.records.read(record.run_id) or record
+            if record.removed is not None or self._launcher.reaches(record.place):
+                message = f"run {record.run_id} can be asked and ended here: terminate it instead"
+                raise UsageError(message, started=Started.UNKNOWN)
+            self._workspace.engine.remove(record.stack, claim)
+            account = f"given up by {self._workspace.caller}: nobody reaches {self._launcher.where(record.place)}"
+            ended = WorkerStatus(state=WorkerState.FAILED, reason="abandoned", message=account)
+            removed = Removal(at=datetime.now(UTC), objects=0, left=0, terminated=True)
+            self._workspace.records.write(record.changed(phase=Phase.REMOVED, ended=ended, removed=removed))
+            self._workspace.records.grant(record.stack)
+            return _told(record, ended, objects=0)
+
     def clean(self) -> Terminated:
         """See RunLauncher.clean."""
         record = self._record()
@@ -321,6 +344,10 @@ class Termination:
             if isinstance(self._asked, str):
                 raise
             return record_of(self._asked)  # the handle is all it takes
+
+    def _is_nothing(self, record: Record) -> bool:
+        """True of a failed launch in another place: it left nothing, or its own launcher says so there."""
+        return record.phase is Phase.FAILED and not self._launcher.reaches(record.place)
 
     def _is_earlier(self, record: Record) -> bool:
         return isinstance(self._asked, WorkerHandle) and self._asked.attempt < record.attempt
@@ -370,6 +397,8 @@ def enter(
 def adopt(launcher: RunLauncher[Any], record: Record) -> Launched:
     """Bring a worker that a dead launch left into the state; see RunLauncher.adopt."""
     workspace = launcher.workspace
+    if record.handle is None and not launcher.reaches(record.place):
+        raise WrongPlaceError(_died_elsewhere(launcher, record), started=Started.UNKNOWN)
     workspace.engine.prepare()
     workspace.backend.open()
     with workspace.backend.claims.hold(record.stack, "adopt", workspace.engine_timeout) as claim:
@@ -377,6 +406,13 @@ def adopt(launcher: RunLauncher[Any], record: Record) -> Launched:
         if record.handle is not None:
             return Launched(record.handle, created=False, status=launcher.status(record.run_id))
         return adopt_under(launcher, record, claim)
+
+
+def _died_elsewhere(launcher: RunLauncher[Any], record: Record) -> str:
+    return (
+        f"a launch of run {record.run_id} died on {launcher.where(record.place)}, and its worker may live there: "
+        "launch it again there, or have `run-launcher reconcile` put it right there"
+    )
 
 
 def adopt_under(launcher: RunLauncher[Any], record: Record, claim: Claim) -> Launched:
