@@ -158,8 +158,8 @@ class RunFolder:
         return WorkerRecord(
             boot_id=data["boot_id"],
             pid_namespace=data["pid_namespace"],
-            shim=Identity(**data["shim"]),
-            worker=Identity(**data["worker"]),
+            shim=_identity(data["shim"]),
+            worker=_identity(data["worker"]),
             started_at=_time(data["started_at"]),
             meta=data["meta"],
         )
@@ -182,6 +182,10 @@ class RunFolder:
     def output(self) -> Path:
         """Where the worker's output is."""
         return self.path / OUTPUT
+
+
+def _identity(data: dict[str, Any]) -> Identity:
+    return Identity(data["pid"], data["start_time"])
 
 
 def read_ending(archive: Path) -> ExitRecord | None:
