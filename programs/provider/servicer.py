@@ -30,6 +30,9 @@ LAUNCHED: Final = "launched"
 """The input that says of a worker that it was started before. In the state of none: it comes with a program on disk,
 and the engine shows it to `Check` only where it would create the worker, at first or in another one's place."""
 
+OPTIONS: Final = (("grpc.max_receive_message_length", -1),)
+"""Of a server: a command may be as long as the system allows, and its state is sent more than once in one message."""
+
 _TEXT: Final = {"type": "string"}
 _SCHEMA: Final = {
     "name": PACKAGE,
