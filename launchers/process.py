@@ -146,7 +146,10 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
     def begin_end(self, record: Record) -> None:
         """See RunLauncher."""
         if "folder" in record.coordinates:
-            worker.ask_to_stop(RunFolder(Path(str(record.coordinates["folder"]))))
+            try:
+                worker.ask_to_stop(RunFolder(Path(str(record.coordinates["folder"]))))
+            except ForeignFolderError as error:
+                raise EngineError(str(error), started=Started.UNKNOWN) from error
 
     def ended_of(self, record: Record) -> WorkerStatus | None:
         """See RunLauncher: the end that was archived with the output."""

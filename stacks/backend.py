@@ -9,8 +9,10 @@ import json
 import os
 import re
 import secrets
+import stat
 import tempfile
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +54,10 @@ class Backend:
         if odd is not None:
             message = f"the home folder {str(home)!r} holds {odd[0]!r}, which cannot stand in URLs: choose another"
             raise ConfigurationError(message)
+        with suppress(OSError):
+            if home.stat().st_mode & stat.S_IWOTH:
+                message = f"everybody may write to the home folder {home}, and could steer us by it: chmod o-w {home}"
+                raise ConfigurationError(message)
         backend = cls(home, url or f"file://{home}/state", passphrase_file)
         if backend.location.scheme not in SCHEMES:
             message = f"the backend's scheme {backend.location.scheme}:// is not supported"
