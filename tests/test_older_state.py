@@ -204,6 +204,8 @@ def test_a_set_names_no_machine(name: str) -> None:
     text = b"\n".join(path.read_bytes() for path in (FIXTURES / name).rglob("*") if path.is_file()).decode()
 
     assert set(re.findall(r"(?<![\w@./<>-])/\w[\w/]*", text)) <= {"/bin", "/usr/bin", "/no/interpreter"}
+    places = {words.rstrip("\\") for words in re.findall(r"host:([@\w/.\\-]+)", text)}
+    assert places <= {"@HOST@/@BOOT@/@NAMESPACE@", "@HOST@/@BOOT@/@NAMESPACE@/@UID@@@NODE@"}
     assert os.uname().nodename not in re.findall(r'"host(?:name)?": ?"([^"]*)"', text)
 
 
