@@ -76,7 +76,7 @@ def home_at(*words: str) -> Arrange:
 
     def arrange(shell: Shell) -> None:
         shell.home.mkdir(mode=0o700, exist_ok=True)
-        subprocess.run(["mount", "-t", "tmpfs", *words, "none", str(shell.home)], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=700", *words, "none", str(shell.home)], check=True)
         shell.last.callback(lambda: void(subprocess.run(["umount", "-l", str(shell.home)], check=True)))
 
     return arrange

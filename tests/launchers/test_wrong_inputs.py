@@ -37,6 +37,8 @@ from shell import FOREVER, Shell
 RECORD: Final = ("kept/state/records/", "kept/state/templates/", "kept/state/backend.json", "kept/state/salt.json",
                  "kept/state/.pulumi/meta.yaml", "kept/keys/")  # fmt: skip
 """What a launch that failed may leave: its record, and what belongs to the backend."""
+STAYS: Final = ("kept/state/wishes", "kept/state/.pulumi/history", "kept/logs")
+"""What a termination may leave that could not be carried out: the run itself, and the wish."""
 _JARGON: Final = re.compile(r"\bstacks?\b|\burn\b|passphrase|checkpoint|Traceback|pydantic", re.IGNORECASE)
 
 
@@ -391,13 +393,15 @@ KEYS: Final = {
 }
 BACKUP: Final = "is damaged.*restore it from a backup"
 DAMAGES: Final = {
-    f"{what} that says {how}": Wrong(words, 4, BACKUP, (launched("r", *command), kept(pattern, content)), RECORD)
+    f"{what} that says {how}": Wrong(
+        words, 4, BACKUP, (launched("r", *command), kept(pattern, content)), (*RECORD, *STAYS)
+    )
     for what, words, command, pattern in (
         ("a backend's identity", ("launch", "--", "true"), ("true",), "state/backend.json"),
         ("a salt", ("launch", "--", "true"), ("true",), "state/salt.json"),
         ("a record", ("status", "r"), ("true",), "state/records/*/r.json"),
         ("a template that was used", ("status", "r"), ("true",), "state/templates/*.json"),
-        ("a worker's identity", ("status", "r"), FOREVER, "runs/*/r/worker.json"),
+        ("a worker's identity", ("terminate", "r"), FOREVER, "runs/*/r/worker.json"),
     )
     for how, content in {
         "nothing": "",
@@ -415,7 +419,7 @@ DAMAGES: Final = {
             kept("state/.pulumi/stacks/*/r.json.bak", None),
             kept("state/.pulumi/stacks/*/r.json", '{"version":3,"checkpoint":{"st'),
         ),
-        ("kept/state/wishes", "kept/logs"),
+        STAYS,
     ),
     "a wish that says nothing": Wrong(
         ("launch", "--run-id", "r", "--", "true"),
@@ -458,7 +462,7 @@ def test_a_wrong_input_is_answered_by_one_clear_message_and_leaves_nothing(name:
     assert now <= there
     new = [path for path in after if path not in before and not path.startswith(row.leaves or "-")]
     assert [path for path in new if not (path.startswith("kept") and stat.S_ISDIR(after[path][0]))] == []
-    assert set(before) <= set(after)
+    assert set(before) <= set(after) or row.words[0] == "terminate"
 
 
 @pytest.mark.skipif(ROOT_ONLY != "", reason=ROOT_ONLY)
