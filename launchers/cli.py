@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 
@@ -10,6 +11,7 @@ def main() -> None:
     """Run the command line; ends the process with the exit code that the command answers with."""
     if sys.platform == "win32":
         sys.exit("run-launcher: this runs on Linux and macOS; on Windows use WSL")
+    _open_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character gets its code
@@ -24,3 +26,14 @@ def main() -> None:
         app(prog_name="run-launcher")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _open_closed() -> None:
+    """Let what nobody reads go nowhere: a closed stream is None, and its number would become another file's."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            fd = os.open(os.devnull, os.O_RDWR)
+            os.dup2(fd, number, inheritable=True)
+            if fd != number:
+                os.close(fd)
+            setattr(sys, name, os.fdopen(number, mode))

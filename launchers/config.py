@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import platformdirs
 from pydantic import BaseModel
 
 from launchers.backend_url import absolute_url
@@ -23,6 +22,7 @@ from launchers.validation import places, problems
 from launchers.yaml_nodes import Problem, SourceError, dotted
 from launchers.yaml_source import Source, parse, read_bytes, report, shown
 from stacks.errors import ConfigurationError
+from stacks.user_folders import user_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -92,11 +92,13 @@ def load_config_with_origins(
     `cwd` its working folder. Relative paths are relative to the file that says them, else to `cwd`. Raises
     ConfigurationError with every problem of every source, one to a line, whether or not another source wins over it.
     """
-    cwd = Path.cwd() if cwd is None else cwd.absolute()
-    files = [path for path in (_user_file(), cwd / FILE) if path.exists() or path.is_symlink()]
+    cwd = _working_folder() if cwd is None else cwd.absolute()
+    own = user_folder("config")
+    folders_of_files = [*([] if own is None else [own]), cwd]
+    files = [path for path in (folder / FILE for folder in folders_of_files) if path.exists() or path.is_symlink()]
     refused: list[str] = [
         f"{shown(path)}: rename it {FILE}: this name is not read"
-        for path in (folder / "run-launcher.yml" for folder in (cwd, _user_file().parent))
+        for path in (folder / "run-launcher.yml" for folder in reversed(folders_of_files))
         if path.exists()
     ]
     given: dict[Location, _Given] = {}
@@ -112,8 +114,12 @@ def load_config_with_origins(
     return ConfigWithOrigins(config, tuple(_settings(config, given)))
 
 
-def _user_file() -> Path:
-    return platformdirs.user_config_path("run-launcher") / FILE
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        message = "the working folder was removed: change to one that is there (cd)"
+        raise ConfigurationError(message) from error
 
 
 def _from_file(path: Path, refused: list[str]) -> dict[Location, _Given]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pydantic import ValidationError
+
 from launchers.config import load_config
 from launchers.launcher import RunLauncher
 from launchers.registry import launcher_class, template_model
@@ -13,7 +15,7 @@ from launchers.templates import Loaded, load_template
 from launchers.workspace import Workspace
 from programs.args import LauncherTemplate
 from stacks.backend import Backend
-from stacks.errors import RunNotFoundError
+from stacks.errors import DamagedFileError, RunNotFoundError
 from stacks.handle import WorkerHandle
 
 
@@ -67,7 +69,11 @@ def launcher_for(
         message = f"no run {run!r} is known at {workspace.backend.location}"
         raise RunNotFoundError(message)
     kept = workspace.records.template(origin.digest)
-    template = template_model(origin.target).model_validate(kept or {"target": origin.target})
+    try:
+        template = template_model(origin.target).model_validate(kept or {"target": origin.target})
+    except ValidationError as error:
+        path = f"templates/{origin.digest}.json"
+        raise DamagedFileError(path) from error
     return _launcher(workspace, template, origin.template)
 
 

@@ -235,6 +235,7 @@ class Launch:
         if isinstance(failed, RunLauncherError) and not isinstance(failed, LaunchFailedError):
             failed.started = started
         if left == 0:
+            self._launcher.discard(record)
             removed = Removal(at=datetime.now(UTC), objects=0) if wish is not None else None
             phase, account = (Phase.FAILED if wish is None else Phase.REMOVED), (str(failed) or "interrupted")
             self._workspace.records.write(record.changed(phase=phase, error=account, removed=removed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -105,6 +106,9 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
         if not cwd.is_dir():
             message = f"template {self.name}: the working folder {cwd} is not there"
             raise TemplateError(message)
+        if os.fsencode(cwd) != str(cwd).encode(errors="replace"):
+            message = f"the name of the working folder {str(cwd)!r} is not UTF-8 text: start from another one"
+            raise UsageError(message)
         _check_command(run.command[0], cwd, environment.get("PATH"))
         _check_size(run, environment)
         self._check_limits()
@@ -142,7 +146,10 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
     def begin_end(self, record: Record) -> None:
         """See RunLauncher."""
         if "folder" in record.coordinates:
-            worker.ask_to_stop(RunFolder(Path(str(record.coordinates["folder"]))))
+            try:
+                worker.ask_to_stop(RunFolder(Path(str(record.coordinates["folder"]))))
+            except ForeignFolderError as error:
+                raise EngineError(str(error), started=Started.UNKNOWN) from error
 
     def ended_of(self, record: Record) -> WorkerStatus | None:
         """See RunLauncher: the end that was archived with the output."""
@@ -163,6 +170,8 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
             return None
         why = os.strerror(int(match[2]))
         account = _STAGES.get(match[1], f"{match[1]}: {{why}}").format(why=why)
+        if int(match[2]) in {errno.ENOSPC, errno.EDQUOT}:
+            account += "; make room, then try again"
         return f"the worker did not start: {account}"
 
     def facts(self, record: Record) -> Mapping[str, str]:
@@ -242,12 +251,14 @@ def _check_command(command: str, cwd: Path, path: str | None) -> None:
     where = str(cwd / command) if "/" in command else command
     if shutil.which(where, path=path or os.defpath) is not None:
         return
-    if "/" in command and Path(where).exists():
-        message = f"cannot run {command!r}: it is not an executable file"
+    if "/" in command and Path(where).is_dir():
+        message = f"cannot run {command!r}: it is a folder"
+    elif "/" in command and Path(where).exists():
+        message = f"cannot run {command!r}: it is not an executable file (chmod +x makes it one)"
     elif "/" in command:
         message = f"cannot run {command!r}: there is no such file (working folder: {cwd})"
     else:
-        message = f"cannot run {command!r}: no such command on PATH"
+        message = f"cannot run {command!r}: no such command on PATH; name the path of its file, or correct PATH"
     raise UsageError(message)
 
 

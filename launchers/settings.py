@@ -6,12 +6,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-import platformdirs
 from pydantic import AfterValidator, BaseModel, Field, field_validator
 
 from launchers.backend_url import check_url
 from programs.args import Duration
+from stacks.errors import ConfigurationError
 from stacks.location import Location
+from stacks.user_folders import user_folder
 
 
 def _above_zero(value: timedelta) -> timedelta:
@@ -19,6 +20,14 @@ def _above_zero(value: timedelta) -> timedelta:
         message = "a time limit is longer than 0s"
         raise ValueError(message)
     return value
+
+
+def _home() -> Path:
+    folder = user_folder("data")
+    if folder is None:
+        message = "this user has no home folder to keep runs in: set HOME, or name a folder in RUN_LAUNCHER_HOME"
+        raise ConfigurationError(message)
+    return folder
 
 
 TimeLimit = Annotated[Duration, AfterValidator(_above_zero)]
@@ -80,7 +89,7 @@ class ReconcileSettings(BaseModel, frozen=True, extra="forbid"):
 class Config(BaseModel, frozen=True, extra="forbid"):
     """Every setting. `home` is the folder of all that is kept: state, records, logs and keys."""
 
-    home: Path = Field(default_factory=lambda: platformdirs.user_data_path("run-launcher"))
+    home: Path = Field(default_factory=_home)
     backend: BackendSettings = BackendSettings()
     templates: TemplateSettings = TemplateSettings()
     engine: EngineSettings = EngineSettings()

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Generic, TypeVar
@@ -66,6 +66,14 @@ def parse_size(value: object) -> object:
         message = f"{value} is no amount of memory: write it like 512Mi, 2Gi or 500M"
         raise ValueError(message)  # noqa: TRY004 - pydantic turns a ValueError into a refusal, a TypeError into a crash
     return value
+
+
+def _refuse_bytes(words: Iterable[str]) -> None:
+    """Refuse bytes that are no UTF-8, as Python has them from a command line: no state or record could hold them."""
+    for word in words:
+        if any("\udc80" <= char <= "\udcff" for char in word):
+            message = f"{word[:40]!r} is not UTF-8 text: pass such bytes in a file, or in the value of a variable"
+            raise ValueError(message)
 
 
 def _not_negative(value: timedelta) -> timedelta:
@@ -170,6 +178,13 @@ class Run(BaseModel, frozen=True, extra="forbid"):
         if any("\0" in word for word in value):
             message = "a command's words cannot hold a NUL character"
             raise ValueError(message)
+        _refuse_bytes(value)
+        return value
+
+    @field_validator("tags")
+    @classmethod
+    def _tags(cls, value: dict[str, str]) -> dict[str, str]:
+        _refuse_bytes((*value, *value.values()))
         return value
 
     @field_validator("env")
@@ -179,6 +194,7 @@ class Run(BaseModel, frozen=True, extra="forbid"):
             if not _ENV_NAME.fullmatch(name) or "\0" in text:
                 message = f"{name!r} cannot be an environment variable"
                 raise ValueError(message)
+        _refuse_bytes(value)
         return value
 
 

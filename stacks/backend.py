@@ -9,8 +9,10 @@ import json
 import os
 import re
 import secrets
+import stat
 import tempfile
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +27,7 @@ from stacks.location import Location
 from stacks.scratch import SOCKET_LIMIT
 from stacks.store import Store, open_store, read_json
 
-_ODD: Final = re.compile(r"[?#%\x00-\x1f]")
+_ODD: Final = re.compile(r"[?#%\x00-\x1f\udc80-\udcff]")
 SCHEMES: Final = ("file", "s3", "postgres")
 _NO_KEY: Final = """the backend {backend} needs a key that all its launchers share. Make one, keep it safe, and name it:
   head -c 32 /dev/urandom | base64 >/path/to/run-launcher.passphrase; chmod 600 /path/to/run-launcher.passphrase
@@ -50,8 +52,12 @@ class Backend:
         """The backend at a URL, by default a folder of the home. Raises ConfigurationError for what it cannot use."""
         odd = _ODD.search(f"{home}")
         if odd is not None:
-            message = f"the home folder {str(home)!r} holds {odd[0]!r}, which means something in URLs: choose another"
+            message = f"the home folder {str(home)!r} holds {odd[0]!r}, which cannot stand in URLs: choose another"
             raise ConfigurationError(message)
+        with suppress(OSError):
+            if home.stat().st_mode & stat.S_IWOTH:
+                message = f"everybody may write to the home folder {home}, and could steer us by it: chmod o-w {home}"
+                raise ConfigurationError(message)
         backend = cls(home, url or f"file://{home}/state", passphrase_file)
         if backend.location.scheme not in SCHEMES:
             message = f"the backend's scheme {backend.location.scheme}:// is not supported"
@@ -92,7 +98,7 @@ class Backend:
 
     def identity(self) -> str | None:
         """The backend's id, a random UUID; None before the first launch."""
-        data = read_json(self.store, "backend.json")
+        data = read_json(self.store, "backend.json", "id", "canary")
         return None if data is None else str(data["id"])
 
     def open(self) -> str:
@@ -100,7 +106,7 @@ class Backend:
 
         Raises KeyMismatchError before any work when the key is missing or another one.
         """
-        data = read_json(self.store, "backend.json")
+        data = read_json(self.store, "backend.json", "id", "canary")
         if data is None:
             data = self._make()
         self._prove(data)
@@ -111,7 +117,7 @@ class Backend:
 
         Raises KeyMismatchError as `open` does.
         """
-        data = read_json(self.store, "backend.json")
+        data = read_json(self.store, "backend.json", "id", "canary")
         if data is not None:
             self._prove(data)
             return str(data["id"])
@@ -125,7 +131,7 @@ class Backend:
 
     def salt(self) -> str | None:
         """The encryption salt that all stacks of this backend share; None before the first operation."""
-        data = read_json(self.store, "salt.json")
+        data = read_json(self.store, "salt.json", "encryptionsalt")
         return None if data is None else str(data["encryptionsalt"])
 
     def keep_salt(self, salt: str) -> None:
@@ -146,20 +152,19 @@ class Backend:
 
     def _make(self) -> dict[str, Any]:
         identity = str(uuid.uuid4())
+        own = None if self.passphrase_file is None else _read_key(self.passphrase_file)
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)  # its names alone would tell others what runs here
-        key = self.passphrase_file
-        if key is None:
-            folder = self.home / "keys"
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            key = folder / f"{identity}.passphrase"
-            with os.fdopen(os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(secrets.token_hex(32))
-        data = {"v": 1, "id": identity, "canary": _canary(_read_key(key), identity)}
-        if self.store.create("backend.json", json.dumps(data).encode()):
-            return data
-        if self.passphrase_file is None:  # another process was first; ours was never used
-            key.unlink()
-        return read_json(self.store, "backend.json") or data
+        made = self.home / "keys" / f"{identity}.passphrase"
+        try:
+            data = {"v": 1, "id": identity, "canary": _canary(own or _new_key(made), identity)}
+            if self.store.create("backend.json", json.dumps(data).encode()):
+                return data
+        except OSError:
+            if self.identity() != identity:
+                made.unlink(missing_ok=True)
+            raise
+        made.unlink(missing_ok=True)  # another process was first; ours was never used
+        return read_json(self.store, "backend.json", "id", "canary") or data
 
     def _prove(self, data: dict[str, Any]) -> None:
         key = self.passphrase_file or self.home / "keys" / f"{data['id']}.passphrase"
@@ -183,12 +188,25 @@ class Backend:
         return identity
 
 
+def _new_key(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key = secrets.token_hex(32)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(key)
+    return key
+
+
 def _read_key(path: Path) -> str:
+    reason = "it is empty"
     try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"cannot read the key {path}: {error}"
-        raise KeyMismatchError(message) from error
+        if key := path.read_text(encoding="utf-8").strip():
+            return key
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8 text"
+    except OSError as error:
+        reason = error.strerror or "it is no file"
+    message = f"cannot use the key {path}: {reason}. Put the backend's key there, or make one for a new backend"
+    raise KeyMismatchError(message)
 
 
 @functools.lru_cache(maxsize=8)

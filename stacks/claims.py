@@ -25,6 +25,7 @@ from stacks.leases import OwnerLease
 from stacks.processes import ProcessIdentity, start_in, start_of
 
 _NOTE: Final = "~cli"
+_IDENTITY: Final = {"host", "place", "pid", "start"}
 _POLL: Final = (0.005, 0.1)  # seconds between two looks at a claim that is held: first, last
 
 
@@ -218,4 +219,4 @@ def _parse(content: bytes) -> dict[str, Any] | None:
         data: dict[str, Any] = json.loads(content)
     except ValueError:
         return None
-    return data
+    return data if isinstance(data, dict) and data.keys() >= _IDENTITY else None

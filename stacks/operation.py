@@ -40,6 +40,7 @@ _NOWHERE: Final = {"pulumi-python": 1, "pulumi-nodejs": 1}
 nothing listens, instead of to the scripts that lie beside the CLI."""
 _ASSURE: Final = 1.0  # seconds between two looks whether the operation may go on
 _PATIENCE: Final = 10.0  # seconds that a cancelled process gets to write its state
+_ROOM: Final = 2**20  # bytes; a disk with less room is why an operation could not even say what was wrong
 _ALLOW: Final = threading.BoundedSemaphore(max(4, 2 * (os.cpu_count() or 1)))
 """At most so many processes of the command line at once: each takes 100 MB and half a second of CPU."""
 _NOTE_AND_RUN: Final = (
@@ -146,7 +147,7 @@ class Operation:
                 message = f"the engine was not done after {_in_words(timeout)} and was stopped"
                 raise TimeLimitError(message, started=Started.UNKNOWN, details=text)
             if process.returncode != 0:
-                raise _failure(process.returncode, report)
+                raise _failure(process.returncode, report, shutil.disk_usage(self.folder).free)
             return report
 
     def _let_go(self, process: subprocess.Popen[bytes]) -> None:
@@ -202,6 +203,7 @@ def operation(cli: Cli, folder: Path, environment: Mapping[str, str], note: Path
     (folder / "project").mkdir()
     path = os.pathsep.join([*map(str, cli.extra_path), str(cli.path.parent), os.environ.get("PATH", os.defpath)])
     own = {name: value for name, value in os.environ.items() if not name.startswith("PULUMI_")}
+    nobody = {"HOME": str(folder / "home"), "USER": str(os.geteuid())}  # Go asks for both where passwd has no entry
     fixed = {
         "PATH": path,
         "PULUMI_HOME": str(folder / "home"),
@@ -214,7 +216,7 @@ def operation(cli: Cli, folder: Path, environment: Mapping[str, str], note: Path
         "GOMEMLIMIT": "512MiB",
     }
     try:
-        yield Operation(cli, folder, {**own, **fixed, **environment}, note or folder / "pid")
+        yield Operation(cli, folder, {**nobody, **own, **fixed, **environment}, note or folder / "pid")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -248,7 +250,10 @@ def _read_report(events: Path, text: str, hide: Callable[[str], str]) -> Report:
     steps, errors = [], []
     with suppress(FileNotFoundError):
         for line in events.read_text(encoding="utf-8", errors="replace").splitlines():
-            event: dict[str, Any] = json.loads(line)
+            try:
+                event: dict[str, Any] = json.loads(line)
+            except ValueError:
+                break  # it was killed, or the disk was full
             step = event.get("resourcePreEvent")
             if step:
                 steps.append((str(step["metadata"]["op"]), str(step["metadata"]["urn"])))
@@ -258,7 +263,7 @@ def _read_report(events: Path, text: str, hide: Callable[[str], str]) -> Report:
     return Report(tuple(steps), tuple(errors), text)
 
 
-def _failure(code: int, report: Report) -> EngineError | KeyMismatchError:
+def _failure(code: int, report: Report, free: int) -> EngineError | KeyMismatchError:
     text = "\n".join([*report.errors, report.text])
     if "incorrect passphrase" in text:
         message = "the key of the backend is not the one that this run was launched with; nothing was done"
@@ -266,7 +271,7 @@ def _failure(code: int, report: Report) -> EngineError | KeyMismatchError:
     if "currently locked" in text:
         message = "another Pulumi command works on this run; try again when it is done"
         return StackLockedError(message, details=text)
-    if "no space left on device" in text:
+    if "no space left on device" in text.lower() or (free < _ROOM and not report.text):
         return EngineError("the disk that holds the state is full: make room, then try again", details=text)
     first = next((line for line in report.errors if line), "") or _last_line(report.text)
     if code < 0:

@@ -103,7 +103,7 @@ def _ask(path: Path, elapsed: Elapsed) -> Answer:
         try:
             text = run([path, "version"], env=tool_environment(home), cwd=home, limit=_LIMIT, watch=elapsed.tick)
         except ToolError as error:
-            return Answer(path, problem=f"`pulumi version` {error}", fresh=True)
+            return Answer(path, problem=f"does not answer `pulumi version`: it {error}", fresh=True)
     return _judged(path, text.strip().removeprefix("v"))
 
 
@@ -114,7 +114,7 @@ def _judged(path: Path, text: str) -> Answer:
     try:
         version = Version.parse(text)
     except ValueError:
-        return Answer(path, problem=f"`pulumi version` tells no version, but {text[:80]!r}", fresh=True)
+        return Answer(path, problem=f"tells no version, but {text[:80]!r} (`pulumi version`)", fresh=True)
     if version < Version.parse(lowest):
         return Answer(path, text, f"is version {text}: too old, {lowest} is the lowest supported", fresh=True)
     # A pre-release sorts before its release, but belongs to it.

@@ -7,7 +7,6 @@ templates/<digest>.json                resolved templates, kept so that a digest
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -18,7 +17,7 @@ from pydantic import BaseModel, Field, JsonValue
 from stacks.engine import PROJECT_PREFIX, StackName, shard, stack_name
 from stacks.errors import DamagedFileError
 from stacks.handle import WorkerHandle, WorkerStatus
-from stacks.store import Store, walk
+from stacks.store import Store, read_json, walk
 
 RECORD_VERSION: Final = 1
 
@@ -169,11 +168,9 @@ class Records:
         if self._store.read(f"templates/{digest}.json") is None:
             self._store.create(f"templates/{digest}.json", canonical.encode())
 
-    def template(self, digest: str) -> JsonValue:
+    def template(self, digest: str) -> dict[str, JsonValue] | None:
         """A resolved template by its digest; None if it was never launched here."""
-        content = self._store.read(f"templates/{digest}.json")
-        value: JsonValue = None if content is None else json.loads(content)
-        return value
+        return read_json(self._store, f"templates/{digest}.json", "target")
 
 
 def _path(run_id: str) -> str:

@@ -22,6 +22,7 @@ from stacks.commands import Elapsed, ToolError, silent
 from stacks.errors import SetupError
 from stacks.probe import SUPPORTED, Answer, ask
 from stacks.tools import TOOLS_VARIABLE, changing, staged
+from stacks.user_folders import user_folder
 
 Origin = Literal["path", "installed", "built", "configured"]
 Progress = Callable[[str], None]
@@ -47,12 +48,17 @@ class Cli:
 
 
 def tools_folder() -> Path:
-    """Tell where tools are kept: $RUN_LAUNCHER_TOOLS, else a folder in the user's cache. Touches nothing."""
+    """Tell where tools are kept: $RUN_LAUNCHER_TOOLS, else a folder in the user's cache. Touches nothing.
+
+    Raises SetupError for a user without a home folder who names none.
+    """
     if named := os.environ.get(TOOLS_VARIABLE):
         return Path(named).expanduser().absolute()
-    import platformdirs  # noqa: PLC0415 - 18 ms that a named folder does not need
-
-    return platformdirs.user_cache_path("run-launcher") / "tools"
+    cache = user_folder("cache")
+    if cache is None:
+        message = f"this user has no home folder to keep the engine in: set HOME, or name a folder in {TOOLS_VARIABLE}"
+        raise SetupError(message)
+    return cache / "tools"
 
 
 def find_cli(tools: Path, *, configured: Path | None = None) -> Cli | None:

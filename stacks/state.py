@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from stacks.engine import PROJECT_PREFIX, Adoption, StackName
+from stacks.errors import DamagedFileError
 from stacks.store import Store, read_json
 
 _STACKS: Final = ".pulumi/stacks"
@@ -27,7 +28,7 @@ class StateFiles:
 
     def checkpoint(self, stack: StackName) -> dict[str, Any] | None:
         """The checkpoint; None where there is no stack."""
-        return read_json(self._store, _checkpoint(stack))
+        return read_json(self._store, _checkpoint(stack), "checkpoint")
 
     def deployment(self, stack: StackName) -> dict[str, Any] | None:
         """What the last operation left; None where there is no stack, empty before the first one."""
@@ -61,18 +62,33 @@ class StateFiles:
 
     def forget_pending(self, stack: StackName) -> list[str]:
         """Drop operations that a killed engine left pending; returns their URNs."""
+        self._mend(stack)
         deployment = self.deployment(stack) or {}
         pending = deployment.pop("pending_operations", None) or []
         if pending:
             self.write(stack, deployment)
         return [str(each["resource"]["urn"]) for each in pending]
 
+    def _mend(self, stack: StackName) -> None:
+        """Go back to Pulumi's own backup of a checkpoint that it cut short on a full disk: one step earlier.
+
+        What that step made is found at the target. https://github.com/google/go-cloud/tree/master/blob/fileblob
+        """
+        try:
+            self.checkpoint(stack)
+        except DamagedFileError:
+            if read_json(self._store, f"{_checkpoint(stack)}.bak", "checkpoint") is None:
+                raise
+            self._store.write(_checkpoint(stack), self._store.read(f"{_checkpoint(stack)}.bak") or b"")
+
     def locks(self, stack: StackName) -> dict[str, dict[str, Any]]:
         """The locks on the stack, by path; one that vanishes meanwhile is left out."""
         folder = f".pulumi/locks/{stack.full}"
         found = {}
         for name in self._store.names(folder):
-            content = None if name.endswith(_ATTRIBUTES) else self._store.read(f"{folder}/{name}")
+            if not name.endswith(".json"):
+                continue  # what a killed `pulumi`, or one on a full disk, had begun to write
+            content = self._store.read(f"{folder}/{name}")
             if content is not None:
                 found[f"{folder}/{name}"] = json.loads(content) if content.strip() else {}
         return found

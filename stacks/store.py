@@ -132,8 +132,8 @@ def open_store(location: Location) -> Store:
     return Reached(ObjectStore(location), location)
 
 
-def read_json(store: Store, path: str) -> dict[str, Any] | None:
-    """The JSON object in a file; None for a file that is not there."""
+def read_json(store: Store, path: str, *keys: str) -> dict[str, Any] | None:
+    """The JSON object in a file, which has these keys; None for a file that is not there."""
     content = store.read(path)
     if content is None:
         return None
@@ -141,6 +141,8 @@ def read_json(store: Store, path: str) -> dict[str, Any] | None:
         data: dict[str, Any] = json.loads(content)
     except ValueError as error:
         raise DamagedFileError(path) from error
+    if not isinstance(data, dict) or any(key not in data for key in keys):
+        raise DamagedFileError(path)
     return data
 
 

@@ -57,10 +57,14 @@ def _data(ended: Terminated) -> dict[str, Any]:
 
 def _table(answers: list[Terminated]) -> list[str]:
     header = ("RUN", "STATE", "REMOVED", "LEFT")
-    return table(
-        header,
-        [
-            (each.run_id, str(each.status.state), str(each.objects), str(each.left) if each.done else "ending")
-            for each in answers
-        ],
+    return (
+        []
+        if not answers
+        else table(
+            header,
+            [
+                (each.run_id, str(each.status.state), str(each.objects), str(each.left) if each.done else "ending")
+                for each in answers
+            ],
+        )
     )

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from launchers.workspace import Workspace
 
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
-_DISK: Final = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.ENOTDIR}
+_ANOTHER: Final = "choose another folder for what is kept of runs, with RUN_LAUNCHER_HOME or --home"
+_WAYS_OUT: Final = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"make room, or {_ANOTHER}"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), f"let this user write there, or {_ANOTHER}"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG), _ANOTHER),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n), then try again"),
+    **dict.fromkeys((errno.EAGAIN, errno.ENOMEM), "end some processes or raise their limit (ulimit -u, -v), try again"),
+}
+"""What helps against what the system refuses."""
 _BROKEN_PIPE: Final = 141  # 128 + SIGPIPE
 Body = Callable[..., int | None]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show all that an error knows.")]
@@ -69,10 +77,9 @@ class Session:
             # Nobody reads on: let the interpreter's last flush go nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return _BROKEN_PIPE
-        if isinstance(error, OSError) and error.errno in _DISK and not self.verbose:
-            where = error.filename or "a file below the home folder"
-            say(f"run-launcher: {where}: {error.strerror}: what is kept of runs cannot be written there; make room or")
-            say("  give this user the right to write, or choose another folder with RUN_LAUNCHER_HOME or --home")
+        if isinstance(error, OSError) and error.errno in _WAYS_OUT and not self.verbose:
+            where = f"{error.filename}: " if error.filename else ""
+            say(f"run-launcher: {where}{error.strerror}: {_WAYS_OUT[error.errno]}")
             return 1
         if self.verbose:
             say("".join(traceback.format_exception(error)).rstrip())

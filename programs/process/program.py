@@ -26,7 +26,7 @@ def program(args: ProgramArgs[ProcessTemplate] | None = None) -> None:
     """
     args = args or read_config(ProcessTemplate, str(Place.own()))
     if not pulumi.runtime.is_dry_run():
-        hand_over(args)
+        hand_over(args, stack=f"{pulumi.get_project()}/{pulumi.get_stack()}")
     _declare(args, resource_inputs(args))
 
 
@@ -69,8 +69,8 @@ def working_folder(args: ProgramArgs[ProcessTemplate]) -> str:
     return str(args.template.cwd or args.context.cwd)
 
 
-def hand_over(args: ProgramArgs[ProcessTemplate]) -> None:
-    """Lay down in the run's folder what the provider is to start."""
+def hand_over(args: ProgramArgs[ProcessTemplate], stack: str | None = None) -> None:
+    """Lay down in the run's folder what the provider is to start, and the project/stack that alone may take it over."""
     token = secrets.token_hex(16)
     template, limits = args.template, args.template.limits
     folder = RunFolder(Path(args.context.folder))
@@ -92,6 +92,8 @@ def hand_over(args: ProgramArgs[ProcessTemplate]) -> None:
             meta={
                 "run_id": args.run.id,
                 "token": token,
+                "stack": stack,
+                "archive": args.context.archive,
                 "labels": args.labels(),
                 "handle": args.handle().model_dump(mode="json"),
                 "command": list(args.run.command),

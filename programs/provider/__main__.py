@@ -12,14 +12,14 @@ import grpc
 from pulumi.runtime.proto import provider_pb2_grpc
 
 from programs.provider.guard import CallerGuard
-from programs.provider.servicer import RunworkerServicer
+from programs.provider.servicer import OPTIONS, RunworkerServicer
 
 
 def main() -> None:
     """Serve the engine that started this process, until it is gone."""
     engine = os.getppid()
     guard = CallerGuard()
-    server = grpc.server(ThreadPoolExecutor(), interceptors=[guard])
+    server = grpc.server(ThreadPoolExecutor(), interceptors=[guard], options=OPTIONS)
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(RunworkerServicer(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     guard.serve(engine, port)

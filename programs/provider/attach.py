@@ -11,7 +11,7 @@ import grpc
 from pulumi.runtime.proto import provider_pb2_grpc
 
 from programs.provider.guard import CallerGuard
-from programs.provider.servicer import RunworkerServicer
+from programs.provider.servicer import OPTIONS, RunworkerServicer
 
 
 @dataclass
@@ -31,7 +31,7 @@ def serve(servicer: RunworkerServicer | None = None) -> Iterator[Attached]:
     """Listen until the block ends; `servicer` stands in for the provider's own."""
     guard = CallerGuard()
     threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="runworker")
-    server = grpc.server(threads, interceptors=[guard])
+    server = grpc.server(threads, interceptors=[guard], options=OPTIONS)
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer or RunworkerServicer(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from stacks.errors import DamagedFileError
 
@@ -24,6 +25,8 @@ HANDOVER: Final = "handover"
 IDENTITY: Final = "worker.json"
 OUTPUT: Final = "output.log"
 EXIT: Final = "exit.json"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -152,21 +155,11 @@ class RunFolder:
 
     def worker(self) -> WorkerRecord | None:
         """The identity of the worker that was started here."""
-        data = _read(self.path / IDENTITY)
-        if data is None or data.get("closed"):
-            return None
-        return WorkerRecord(
-            boot_id=data["boot_id"],
-            pid_namespace=data["pid_namespace"],
-            shim=Identity(**data["shim"]),
-            worker=Identity(**data["worker"]),
-            started_at=_time(data["started_at"]),
-            meta=data["meta"],
-        )
+        return _read(self.path / IDENTITY, _worker)
 
     def ending(self) -> ExitRecord | None:
         """How the worker ended."""
-        return _ending(self.path / EXIT)
+        return _read(self.path / EXIT, _ending)
 
     def close(self) -> None:
         """Make sure that nothing starts here any more; raises FileExistsError where a worker did."""
@@ -184,9 +177,26 @@ class RunFolder:
         return self.path / OUTPUT
 
 
+def _worker(data: dict[str, Any]) -> WorkerRecord | None:
+    if data.get("closed"):
+        return None
+    return WorkerRecord(
+        boot_id=data["boot_id"],
+        pid_namespace=data["pid_namespace"],
+        shim=_identity(data["shim"]),
+        worker=_identity(data["worker"]),
+        started_at=_time(data["started_at"]),
+        meta=data["meta"],
+    )
+
+
+def _identity(data: dict[str, Any]) -> Identity:
+    return Identity(data["pid"], data["start_time"])
+
+
 def read_ending(archive: Path) -> ExitRecord | None:
     """How a worker ended whose output was archived; kept beside it."""
-    return _ending(archive.with_suffix(".exit.json"))
+    return _read(archive.with_suffix(".exit.json"), _ending)
 
 
 def discard(archive: Path) -> None:
@@ -195,10 +205,7 @@ def discard(archive: Path) -> None:
     archive.with_suffix(".exit.json").unlink(missing_ok=True)
 
 
-def _ending(path: Path) -> ExitRecord | None:
-    data = _read(path)
-    if data is None:
-        return None
+def _ending(data: dict[str, Any]) -> ExitRecord:
     return ExitRecord(
         exit_code=data["exit_code"],
         signal=data["signal"],
@@ -211,16 +218,16 @@ def _ending(path: Path) -> ExitRecord | None:
     )
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, build: Callable[[dict[str, Any]], T]) -> T | None:
+    """What is built of the JSON in a file; None for one that is not there."""
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        data: dict[str, Any] = json.loads(text)
-    except ValueError as error:
+        return build(json.loads(text))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DamagedFileError(str(path)) from error
-    return data
 
 
 def _time(milliseconds: int) -> datetime:

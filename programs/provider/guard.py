@@ -6,6 +6,7 @@ other end of a connection; a call from any other process than the engine's is re
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -77,9 +78,9 @@ def _holds(pid: int, end: tuple[str, int], own_port: int) -> bool:
 
 
 def _connects(process: psutil.Process, end: tuple[str, int], own_port: int) -> bool:
-    """True if the process holds exactly this connection: a port alone may be another's, at another loopback address."""
+    """True if it is this user's and holds exactly this connection: a port may be another's, at another address."""
     with suppress(psutil.Error):
-        return any(
+        return process.uids().effective == os.geteuid() and any(
             each.laddr
             and each.raddr
             and (each.laddr.ip.removeprefix(_MAPPED), each.laddr.port) == end

@@ -30,6 +30,9 @@ LAUNCHED: Final = "launched"
 """The input that says of a worker that it was started before. In the state of none: it comes with a program on disk,
 and the engine shows it to `Check` only where it would create the worker, at first or in another one's place."""
 
+OPTIONS: Final = (("grpc.max_receive_message_length", -1),)
+"""Of a server: a command may be as long as the system allows, and its state is sent more than once in one message."""
+
 _TEXT: Final = {"type": "string"}
 _SCHEMA: Final = {
     "name": PACKAGE,
@@ -129,7 +132,7 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
             return provider_pb2.CreateResponse(properties=request.properties)
         folder = RunFolder(Path(inputs["folder"]))
         try:
-            record = _start(folder, inputs)
+            record = _start(folder, inputs, request.urn)
         except FileNotFoundError:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"the run's folder {folder.path} is not there")
         except (ForeignFolderError, _RefusedError) as error:
@@ -157,10 +160,15 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
         """End the worker with all that it started, keep its output in the archive, and remove its folder."""
         state = _plain(request.properties)
         grace = timedelta(seconds=state["graceSeconds"]) if "graceSeconds" in state else None
+        record = RunFolder(Path(state["folder"])).worker()
+        archive = state.get("archive")
+        if record is not None:
+            archive = record.meta.get("archive", archive)
+            if not _is_stacks(record, request.urn):
+                context.abort(grpc.StatusCode.FAILED_PRECONDITION, _TAKEN.format(state.get("runId")))
         alone = _without_folder(state)
         gone = alone is None or worker.stop_without_folder(alone, grace or timedelta())
-        archive = Path(state["archive"]) if state.get("archive") else None
-        if not (gone and worker.remove(Path(state["folder"]), archive, grace)):
+        if not (gone and worker.remove(Path(state["folder"]), Path(archive) if archive else None, grace)):
             context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"the worker of run {state.get('runId')} does not live here, or does not end; its folder is kept",
@@ -184,7 +192,20 @@ def _without_folder(state: Mapping[str, Any]) -> Identity | None:
     return identity if worker.alive(identity) else None
 
 
-def _start(folder: RunFolder, inputs: Mapping[str, Any]) -> WorkerRecord:
+_TAKEN: Final = "the worker of run {} belongs to another stack"
+
+
+def _is_stacks(record: WorkerRecord, urn: str) -> bool:
+    """True if the worker was handed over to the stack of the URN.
+
+    Any local user can register resources with an engine at work, but not choose its stack: so they can neither have a
+    run of ours end with another one, nor its output moved to a place of their choice.
+    """
+    stack, project = [*urn.removeprefix("urn:pulumi:").split("::"), ""][:2]
+    return record.meta.get("stack") in {None, f"{project}/{stack}"}
+
+
+def _start(folder: RunFolder, inputs: Mapping[str, Any], urn: str) -> WorkerRecord:
     folder.check()
     there = folder.worker()
     if there is None:
@@ -196,6 +217,8 @@ def _start(folder: RunFolder, inputs: Mapping[str, Any]) -> WorkerRecord:
     if record.meta.get("run_id") != inputs["runId"]:
         message = f"the folder {folder.path} holds the worker of run {record.meta.get('run_id')}"
         raise _RefusedError(message)
+    if not _is_stacks(record, urn):
+        raise _RefusedError(_TAKEN.format(inputs["runId"]))
     return record
 
 

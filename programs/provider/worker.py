@@ -154,7 +154,9 @@ def remove(path: Path, archive: Path | None, grace: timedelta | None = None) -> 
 
 
 def ask_to_stop(folder: RunFolder) -> None:
-    """Let the shim begin to end its worker; returns at once."""
+    """Let the shim begin to end its worker; returns at once. Raises ForeignFolderError."""
+    with suppress(FileNotFoundError):
+        folder.check()  # else whoever wrote what stands there would have us end a process of their choice
     worker = folder.worker()
     if worker is not None and (worker.boot_id, worker.pid_namespace) == (boot_id(), pid_namespace()):
         _signal(worker.shim, signal.SIGTERM)

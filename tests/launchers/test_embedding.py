@@ -115,6 +115,7 @@ def test_an_emptied_file_is_named_and_the_worker_can_still_be_ended(row: Process
     handle = launcher.launch(row.run("sleep 600")).handle
     (path,) = row.home.glob(pattern)
     content = path.read_bytes()
+    path.with_name(f"{path.name}.bak").unlink(missing_ok=True)
     path.write_bytes(b"")
     with pytest.raises(DamagedFileError, match=path.name):
         launcher.terminate(handle)
@@ -123,6 +124,16 @@ def test_an_emptied_file_is_named_and_the_worker_can_still_be_ended(row: Process
     launcher.terminate(handle)
 
     assert ended == ("stacks" in pattern)
+
+
+def test_a_state_that_was_cut_short_is_taken_from_the_engines_own_backup(row: ProcessRow) -> None:
+    launcher = row.launcher()
+    handle = launcher.launch(row.run("sleep 600")).handle
+    (path,) = row.home.glob("state/.pulumi/stacks/*/*.json")
+    path.write_bytes(path.read_bytes()[:4096])
+
+    assert launcher.terminate(handle).left == 0
+    assert not row.alive(handle)
 
 
 def test_a_launch_that_cannot_be_recorded_leaves_no_worker(row: ProcessRow, monkeypatch: pytest.MonkeyPatch) -> None:

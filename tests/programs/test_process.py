@@ -192,6 +192,33 @@ def test_the_provider_runs_only_what_was_handed_over(tmp_path: Path) -> None:
     assert not evil.exists()
 
 
+def test_a_worker_is_taken_over_and_ended_by_its_own_stack_only(tmp_path: Path) -> None:
+    """A stranger may register it in the stack of another run that is just launched."""
+    hand_over(args := made(tmp_path, "sleep", "600"), stack="runs-45/r")
+    folder = RunFolder(Path(args.context.folder))
+    record = worker.start(folder)
+    properties, chosen = struct_pb2.Struct(), tmp_path / "chosen"
+    properties.update({"runId": "r", "folder": str(folder.path), "command": ["sleep", "600"], "archive": str(chosen)})
+
+    def urn(stack: str) -> str:
+        return f"urn:pulumi:{stack}::runs-45::{PROCESS}::worker"
+
+    with serve() as server, grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        server.admit(os.getpid())
+        stub = provider_pb2_grpc.ResourceProviderStub(channel)
+        with pytest.raises(grpc.RpcError, match="another stack"):
+            stub.Create(provider_pb2.CreateRequest(urn=urn("other"), properties=properties))
+        with pytest.raises(grpc.RpcError, match="another stack"):
+            stub.Delete(provider_pb2.DeleteRequest(urn=urn("other"), properties=properties))
+        alive = worker.alive(record.worker)
+        stub.Delete(provider_pb2.DeleteRequest(urn=urn("r"), properties=properties))
+
+    assert alive
+    assert not worker.alive(record.worker)
+    assert not chosen.exists()
+    assert Path(args.context.archive).exists()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     hand_over(args := made(tmp_path, "sleep", "600"))

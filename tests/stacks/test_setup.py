@@ -361,7 +361,7 @@ def test_a_failed_build_is_told_in_gos_own_words_and_leaves_nothing(machine: Mac
 
 def test_a_build_that_gives_another_thing_than_pulumi_is_refused(machine: Machine) -> None:
     machine.plant("go", f'while [ "$1" != -o ]; do shift; done; cp {machine.bin}/sh "$2"')
-    with pytest.raises(SetupError, match="what came of it `pulumi version`"):
+    with pytest.raises(SetupError, match="what came of it does not answer `pulumi version`"):
         machine.ensure()
 
     assert machine.find() is None
