@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
 import uuid
@@ -15,6 +17,7 @@ import psutil
 
 from stacks.errors import DamagedFileError
 from stacks.location import Location
+from stacks.processes import here
 
 
 class Store(Protocol):
@@ -77,7 +80,7 @@ class LocalStore:
                 target.rmdir()
         else:
             target.unlink(missing_ok=True)
-            _bury_parts(target)
+            _bury_parts(target.parent)
 
     def names(self, path: str) -> list[str]:
         """See Store."""
@@ -97,8 +100,8 @@ class LocalStore:
     def _part(self, target: Path, content: bytes) -> Iterator[Path]:
         """The content in a file beside the target, for this user alone; what is still there at the end is removed."""
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _bury_parts(target)
-        part = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+        _bury_parts(target.parent)
+        part = target.with_name(f".{_writer()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
         try:
             with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(content)
@@ -107,14 +110,21 @@ class LocalStore:
             part.unlink(missing_ok=True)
 
 
-def _bury_parts(target: Path) -> None:
-    """Remove what a process that was killed while it wrote this file had begun."""
+def _bury_parts(folder: Path) -> None:
+    """Remove what a process of this place that was killed while it wrote had begun in a folder."""
+    mine = f".{_writer()}-"
     with suppress(FileNotFoundError):
-        for each in target.parent.iterdir():
-            if each.name.startswith(f".{target.name}.") and each.name.endswith(".part"):
-                writer = each.name.removeprefix(f".{target.name}.").partition("-")[0]
-                if writer.isdigit() and not psutil.pid_exists(int(writer)):
+        for each in folder.iterdir():
+            if each.name.startswith(mine) and each.name.endswith(".part"):
+                pid = each.name.removeprefix(mine).partition("-")[0]
+                if pid.isdigit() and not psutil.pid_exists(int(pid)):
                     each.unlink(missing_ok=True)
+
+
+@functools.cache
+def _writer() -> str:
+    """A short name of the place that a writer's pid belongs to: another place's pids say nothing here."""
+    return hashlib.sha256(here().encode()).hexdigest()[:8]
 
 
 def open_store(location: Location) -> Store:
