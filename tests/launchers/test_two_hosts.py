@@ -194,9 +194,9 @@ def test_a_launch_in_flight_on_the_other_host_is_never_broken(pair: Pair) -> Non
     """Its launcher and its engine stand still, so that there is nothing to see of them but what they hold."""
     words = ("launch", "--run-id", "r", "-o", "json", "--", "sh", "-c", SCRIPT, "sh", str(pair.lines))
     with pair.a.begin(*words) as launch:
-        (launcher,) = [launch.pid, *[each.pid for each in psutil.Process(launch.pid).children()]][-1:]
-        assert eventually(lambda: _engines(launcher) != [])
-        frozen = [psutil.Process(launcher), *_engines(launcher)]
+        assert eventually(lambda: _engines(launch.pid) != [])
+        (launcher,) = psutil.Process(launch.pid).children()
+        frozen = [launcher, *_engines(launch.pid)]
         for process in frozen:
             process.suspend()
         try:
@@ -204,7 +204,7 @@ def test_a_launch_in_flight_on_the_other_host_is_never_broken(pair: Pair) -> Non
             ended = pair.b.run("terminate", "r", "--no-wait")
             repaired = pair.b.json("reconcile")
         finally:
-            for process in frozen:
+            for process in [*frozen, psutil.Process(launch.pid)]:  # nsenter stops with its child
                 with suppress(psutil.Error):
                     process.resume()
         launch.wait(120)

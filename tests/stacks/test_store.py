@@ -11,7 +11,7 @@ import pytest
 from servers import Place
 
 from stacks.location import Location
-from stacks.store import LocalStore, Store, open_store
+from stacks.store import LocalStore, Store, _writer, open_store
 
 
 @pytest.fixture(params=["file", "s3", "postgres"])
@@ -95,10 +95,11 @@ def test_a_url_leads_to_its_kind_of_store(tmp_path: Path) -> None:
 def test_what_a_killed_writer_began_is_removed_by_the_next_one(tmp_path: Path) -> None:
     dead = subprocess.Popen(["true"])
     dead.wait()
-    own_part = tmp_path / ".b.json.1-aaaa.part"
-    (tmp_path / f".b.json.{dead.pid}-aaaa.part").write_text("half")
-    own_part.write_text("of a process that lives")
+    living = tmp_path / f".{_writer()}-1-aaaa.part"
+    elsewhere = tmp_path / f".00000000-{dead.pid}-aaaa.part"
+    for part in (living, elsewhere, tmp_path / f".{_writer()}-{dead.pid}-aaaa.part"):
+        part.write_text("half")
 
     LocalStore(tmp_path).write("b.json", b"whole")
 
-    assert sorted(path.name for path in tmp_path.iterdir()) == [own_part.name, "b.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([living.name, elsewhere.name, "b.json"])
