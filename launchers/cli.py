@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 
@@ -10,10 +11,14 @@ def main() -> None:
     """Run the command line; ends the process with the exit code that the command answers with."""
     if sys.platform == "win32":
         sys.exit("run-launcher: this runs on Linux and macOS; on Windows use WSL")
+    from launchers.commands.interrupts import Interrupted, leave, listen  # noqa: PLC0415 - not on Windows
+
+    _open_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character gets its code
     try:
+        listen()
         if sys.argv[1:] == ["--version"]:
             from importlib.metadata import version  # noqa: PLC0415 - loads only what this answer needs
 
@@ -22,5 +27,15 @@ def main() -> None:
         from launchers.commands.app import app  # noqa: PLC0415
 
         app(prog_name="run-launcher")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except Interrupted as interrupted:
+        leave(interrupted.exit_code)
+
+
+def _open_closed() -> None:
+    """Lead standard streams that the caller has closed to nowhere: no file that we open takes their place."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:  # noqa: PLR2004 - stderr
+        os.set_inheritable(fd, True)  # noqa: FBT003 - its only argument
+    os.close(fd)
+    for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - for good, by number
