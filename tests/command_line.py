@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -55,16 +56,28 @@ class CommandLine:
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def begin(self, *words: str) -> subprocess.Popen[bytes]:
-        """Start a command as a shell does: in a process group of its own."""
-        return subprocess.Popen(
-            [str(SCRIPT), *words],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            process_group=0,
-        )
+    def begin(
+        self,
+        *words: str,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.PIPE,
+        stderr: int = subprocess.PIPE,
+        ignored: signal.Signals | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Start a command as a shell does: in a process group of its own, `nohup` with a signal that is ignored."""
+        before = None if ignored is None else signal.signal(ignored, signal.SIG_IGN)
+        try:
+            return subprocess.Popen(
+                [str(SCRIPT), *words],
+                env=self.environment,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                process_group=0,
+            )
+        finally:
+            if ignored is not None:
+                signal.signal(ignored, before)
 
     def launch(self, run_id: str, *command: str) -> None:
         """Launch a run without a word."""
