@@ -115,13 +115,15 @@ class CommandLine:
 def user_in(root: Path) -> Iterator[CommandLine]:
     """A user whose runs are all terminated at the end, and of whom no process and no temporary file is left then."""
     user = CommandLine(root)
-    yield user
-    runs = user("ps", "-o", "name").stdout.split() if user.home.exists() else []
-    if runs:
-        user("terminate", *runs)
-    left = user.processes()
-    for process in left:
-        process.kill()
+    try:
+        yield user
+        runs = user("ps", "-o", "name").stdout.split() if user.home.exists() else []
+        if runs:
+            user("terminate", *runs)
+        left = user.processes()
+    finally:
+        for process in user.processes():
+            process.kill()
     assert left == []
     assert list(user.temp.iterdir()) == []
 

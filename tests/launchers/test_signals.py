@@ -6,6 +6,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -292,3 +293,30 @@ def test_a_terminal_gets_no_colour_at_all(cli: CommandLine, colour: dict[str, st
 
         assert shown
         assert b"\x1b" not in shown
+
+
+# ---- where a signal may hit ----
+
+HIT = """
+import os, signal
+from pydantic import BaseModel, field_serializer
+from launchers.commands.interrupts import Interrupted, listen, noticed
+class Value(BaseModel):
+    word: str
+    @field_serializer("word")
+    def hit(self, word: str) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return word
+listen()
+try:
+    with noticed():
+        Value(word="x").model_dump_json()
+except Interrupted as interrupted:
+    print(interrupted.exit_code, interrupted.repeated)
+"""
+
+
+def test_a_signal_that_a_library_takes_for_an_error_of_its_own_is_noticed() -> None:
+    done = subprocess.run([sys.executable, "-c", HIT], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "143 False\n"
