@@ -72,7 +72,7 @@ def options(
     """Launch the worker of a run, watch it, and end it without leaving anything behind.
 
     Exit codes: 0 ok, 1 error, 2 usage or configuration, 3 key of the backend, 4 the run or its worker, 5 refused by the
-    template, 6 run not found, 8 cancelled, 9 timeout, 10 the worker FAILED, 130 interrupted.
+    template, 6 run not found, 8 cancelled, 9 timeout, 10 the worker FAILED, 129, 130 and 143 interrupted.
     """
     ctx.obj = Session({"home": home, "backend.url": backend, "engine.kind": engine}, verbose)
 

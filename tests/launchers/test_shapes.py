@@ -23,9 +23,11 @@ from launchers.reconcile import Action
 SNAPSHOT: Final = Path(__file__).with_name("shapes.json")
 MODELS: Final[dict[str, type[BaseModel]]] = {
     "launch": shapes.LaunchedInfo,
+    "preview": shapes.PreviewInfo,
     "run": shapes.RunInfo,
     "why": shapes.ExplainedInfo,
     "terminate": shapes.EndedInfo,
+    "eject": shapes.EjectedInfo,
     "logs": shapes.LogLine,
     "doctor": shapes.Examination,
     "setup": shapes.EngineInfo,
@@ -78,6 +80,8 @@ def runs() -> Iterator[CommandLine]:
     ("shape", "words", "code"),
     [
         ("launch", ("launch", "--run-id", "good", "--tag", "é=1", "--", "echo", "word"), 0),
+        ("preview", ("preview", "--run-id", "new", "--", "true"), 0),
+        ("preview", ("preview", "--run-id", "good", "--", "false"), 4),
         ("[run", ("ps", "--all"), 0),
         ("[run", ("ps", "--state", "FAILED"), 0),
         ("[run", ("ps", "--tag", "nothing"), 0),
@@ -139,6 +143,15 @@ def test_each_line_of_logs_and_each_error_is_of_the_declared_shape(runs: Command
 
     assert len(lines) == 1
     jsonschema.validate(json.loads(lines[0]), shape["logs"])
+
+
+def test_what_eject_tells_programs_is_of_the_declared_shape(runs: CommandLine, tmp_path: Path) -> None:
+    told = runs.json("eject", "live", str(tmp_path / "json"))
+    again = yaml.safe_load(runs("eject", "live", str(tmp_path / "yaml"), "-o", "yaml").stdout)
+    for each in (told, again):
+        jsonschema.validate(each, json.loads(SNAPSHOT.read_text())["eject"])
+
+    assert runs("eject", "live", str(tmp_path / "name"), "-o", "name").stdout == "live\n"
 
 
 @pytest.mark.parametrize(
