@@ -11,11 +11,14 @@ def main() -> None:
     """Run the command line; ends the process with the exit code that the command answers with."""
     if sys.platform == "win32":
         sys.exit("run-launcher: this runs on Linux and macOS; on Windows use WSL")
+    from launchers.commands.interrupts import Interrupted, leave, listen  # noqa: PLC0415 - not on Windows
+
     _open_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character gets its code
     try:
+        listen()
         if sys.argv[1:] == ["--version"]:
             from importlib.metadata import version  # noqa: PLC0415 - loads only what this answer needs
 
@@ -24,8 +27,8 @@ def main() -> None:
         from launchers.commands.app import app  # noqa: PLC0415
 
         app(prog_name="run-launcher")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except Interrupted as interrupted:
+        leave(interrupted.exit_code)
 
 
 def _open_closed() -> None:

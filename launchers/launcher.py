@@ -106,8 +106,12 @@ class RunLauncher(ABC, Generic[T]):
     def sweep(self, record: Record) -> None:
         """Remove what a launch prepares before it makes a worker; called when the run's worker is gone."""
 
-    def begin_end(self, record: Record) -> None:
-        """Ask the worker to end, and return at once; `terminate` does the rest."""
+    def begin_end(self, record: Record) -> bool:
+        """Ask the worker to end, and return at once; True if it was asked, and `terminate` leaves it its grace.
+
+        By default nothing is asked: the engine's destroy does all of it.
+        """
+        return False
 
     def ended_of(self, record: Record) -> WorkerStatus | None:
         """How a worker that is gone ended, if the target or its archive still knows."""

@@ -54,6 +54,9 @@ _PATIENCE: Final = timedelta(seconds=3)
 """How long a launch that is cancelled gets to write down what it made; after that it is found without the state."""
 ASKED: Final = Cause(terminated=True)
 ENDED: Final = Cause(terminated=False)
+TERMINATED: Final = "terminated"
+"""The reason of a worker that ended because it was asked to; also what a target tells of one."""
+_FORCE: Final = timedelta(seconds=5)  # that a target gets to end by force, after the grace, what it was asked to end
 
 
 class Launch:
@@ -293,9 +296,11 @@ class Termination:
             raise WrongPlaceError(message, started=Started.YES)
         if record.phase is Phase.WANTED:
             self._cancel_launch(record, _PATIENCE if wait else timedelta(0))
+        asked = self._launcher.begin_end(record)
         if not wait:
-            self._launcher.begin_end(record)
             return _told(record, self._launcher.status(record.run_id), objects=0, done=False)
+        if asked:
+            self._watch_end()
         with self._workspace.backend.claims.hold(record.stack, "terminate", self._left()) as claim:
             if self._is_current(record):
                 if self._break_lock:
@@ -334,6 +339,14 @@ class Termination:
                 message = f"run {record.run_id} is {status.state}: terminate it instead"
                 raise UsageError(message, started=Started.YES)
             return self._end(claim, record, ENDED)
+
+    def _watch_end(self) -> None:
+        """Let the grace pass without a claim and without an engine at work, so that who interrupts it leaves at once.
+
+        A worker that does not end is ended by force below.
+        """
+        with suppress(TimeLimitError):
+            self._launcher.wait(self._asked, timeout=min(self._left(), self._launcher.template.grace + _FORCE))
 
     def _left(self) -> timedelta:
         return timedelta(seconds=max(0.0, self._deadline - time.monotonic()))
@@ -437,13 +450,12 @@ def end(
     objects, left = dismantle(launcher, record, claim, limit)
     ended = before if before.state.ended else _account(launcher.ended_of(record), cause)
     if ended is None and record.handle is not None:
-        ended = WorkerStatus(state=WorkerState.FAILED, reason="terminated", message="ended by terminate")
+        ended = WorkerStatus(state=WorkerState.FAILED, reason=TERMINATED, message="ended by terminate")
     if left:
         message = f"{left} objects of run {record.run_id} do not end; terminate it again"
         raise EngineError(message, started=Started.YES)
-    removed = Removal(
-        at=datetime.now(UTC), objects=objects, left=left, terminated=cause.terminated and not before.state.ended
-    )
+    by_itself = before.state.ended and before.reason != TERMINATED
+    removed = Removal(at=datetime.now(UTC), objects=objects, left=left, terminated=cause.terminated and not by_itself)
     record = record.changed(phase=Phase.REMOVED, ended=ended, removed=removed)
     launcher.workspace.records.write(record)
     launcher.workspace.records.grant(record.stack)

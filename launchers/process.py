@@ -143,13 +143,15 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
             archive = Path(record.archive) if record.archive else None
             self._remove(record.run_id, Path(str(record.coordinates["folder"])), archive, None)
 
-    def begin_end(self, record: Record) -> None:
-        """See RunLauncher."""
-        if "folder" in record.coordinates:
-            try:
-                worker.ask_to_stop(RunFolder(Path(str(record.coordinates["folder"]))))
-            except ForeignFolderError as error:
-                raise EngineError(str(error), started=Started.UNKNOWN) from error
+    def begin_end(self, record: Record) -> bool:
+        """See RunLauncher: the shim gives the worker its grace, then kills what is left."""
+        if "folder" not in record.coordinates:
+            return False
+        try:
+            worker.ask_to_stop(RunFolder(Path(str(record.coordinates["folder"]))))
+        except ForeignFolderError as error:
+            raise EngineError(str(error), started=Started.UNKNOWN) from error
+        return True
 
     def ended_of(self, record: Record) -> WorkerStatus | None:
         """See RunLauncher: the end that was archived with the output."""

@@ -108,6 +108,7 @@ class CliEngine:
             self.forget_pending(stack, claim)
             counts.append(len(self._state.resources(stack)))
             if counts[-1]:
+                self._state.begin_history(stack)
                 with self._operation(stack, claim) as work:
                     work.run(["destroy", "-s", stack.full, *_QUIET], providers, left)
 

@@ -81,6 +81,16 @@ class StateFiles:
                 raise
             self._store.write(_checkpoint(stack), self._store.read(f"{_checkpoint(stack)}.bak") or b"")
 
+    def begin_history(self, stack: StackName) -> None:
+        """Let a stack have a history, of which a killed engine left none: `destroy` outside a project asks it for the
+        configuration, which for a destroy may be empty.
+        """
+        folder = f".pulumi/history/{stack.project}/{stack.stack}"
+        if not any(".history.json" in name for name in self._store.names(folder)):
+            entry = {"kind": "update", "startTime": 0, "message": "", "environment": {}, "config": {}}
+            entry |= {"result": "failed", "endTime": 0}
+            self._store.create(f"{folder}/{stack.stack}-0.history.json", json.dumps(entry).encode())
+
     def locks(self, stack: StackName) -> dict[str, dict[str, Any]]:
         """The locks on the stack, by path; one that vanishes meanwhile is left out."""
         folder = f".pulumi/locks/{stack.full}"

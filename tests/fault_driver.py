@@ -201,6 +201,8 @@ class Bench:
         what = chance.choice(["launch", "terminate", "reconcile"])
         launcher = self.launcher()
         known = launcher.workspace.records.read(run.id) is not None
+        if self.executions().count(run.id) and not known:
+            what = "reconcile"  # we took its record away: to launch it again would be another run
         if what == "launch":
             with suppress(LaunchConflictError):  # where it was terminated
                 launched = launcher.launch(run)

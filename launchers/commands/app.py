@@ -10,7 +10,8 @@ from typing import Annotated, Final
 
 import typer
 
-from launchers.commands.output import RunShape, Shape
+from launchers.commands.choice import Choice
+from launchers.commands.output import LogShape, Shape
 from launchers.commands.session import Session, Verbose, command
 
 app: Final = typer.Typer(
@@ -22,7 +23,7 @@ app: Final = typer.Typer(
 )
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run, a unique prefix of it, or @last.")]
-RunsOutput = Annotated[RunShape, typer.Option("--output", "-o", help="How the result is written.")]
+RunNames = Annotated[list[str], typer.Argument(metavar="RUN", help="Ids of runs, unique prefixes, or @last.")]
 Output = Annotated[Shape, typer.Option("--output", "-o", help="How the result is written.")]
 BreakLock = Annotated[
     bool, typer.Option("--break-lock", help="Break a Pulumi lock whose owner nobody can prove gone: only if it is.")
@@ -71,7 +72,7 @@ def options(
     """Launch the worker of a run, watch it, and end it without leaving anything behind.
 
     Exit codes: 0 ok, 1 error, 2 usage or configuration, 3 key of the backend, 4 the run or its worker, 5 refused by the
-    template, 6 run not found, 8 cancelled, 9 timeout, 10 the worker FAILED, 130 interrupted.
+    template, 6 run not found, 8 cancelled, 9 timeout, 10 the worker FAILED, 129, 130 and 143 interrupted.
     """
     ctx.obj = Session({"home": home, "backend.url": backend, "engine.kind": engine}, verbose)
 
@@ -96,7 +97,7 @@ def launch(
         typer.Option("--exit-code-from-worker", help="With --follow or --rm: exit as the worker did, not with 10."),
     ] = False,
     break_lock: BreakLock = False,
-    output: RunsOutput = RunShape.TABLE,
+    output: Output = Shape.TABLE,
 ) -> int | None:
     """Start the worker of a run.
 
@@ -139,75 +140,86 @@ def preview(
     return show(session, wanted, output)
 
 
+@command(app, selects=True)
+def ps(session: Session, choice: Choice, output: Output = Shape.TABLE) -> None:
+    """List the runs, the newest first; with names or selectors, only those."""
+    from launchers.commands import looking
+
+    looking.ps(session, choice, output)
+
+
 @command(app)
-def ps(
+def status(session: Session, runs: RunNames, output: Output = Shape.TABLE) -> None:
+    """Show how runs are, or how they ended."""
+    from launchers.commands import looking
+
+    looking.status(session, runs, output)
+
+
+@command(app, selects=True)
+def logs(
     session: Session,
-    show_all: Annotated[
-        bool, typer.Option("--all", "-a", help="Also the runs that nothing but a record is left of.")
-    ] = False,
-    output: RunsOutput = RunShape.TABLE,
+    choice: Choice,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the workers have ended.")] = False,
+    output: Annotated[LogShape, typer.Option("--output", "-o", help="How each line is written.")] = LogShape.TEXT,
 ) -> None:
-    """List the runs, the newest first."""
-    from launchers.commands import looking
+    """Show what workers printed.
 
-    looking.ps(session, output, show_all=show_all)
+    Of one run as it was printed; of several line by line, each with its run before it.
+    """
+    from launchers.commands import following
 
-
-@command(app)
-def status(session: Session, run: RunName, output: RunsOutput = RunShape.TABLE) -> None:
-    """Show how a run is, or how it ended."""
-    from launchers.commands import looking
-
-    looking.status(session, run, output)
+    following.logs(session, choice, output, follow=follow)
 
 
-@command(app)
-def logs(session: Session, run: RunName, follow: Follow = False) -> None:
-    """Show what the worker printed."""
-    from launchers.commands import looking
-
-    looking.logs(session, run, follow=follow)
-
-
-@command(app)
+@command(app, selects=True)
 def wait(
     session: Session,
-    run: RunName,
+    choice: Choice,
     timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="How long to wait (30s, 5m).")] = None,
-    output: RunsOutput = RunShape.TABLE,
+    output: Output = Shape.TABLE,
 ) -> int | None:
-    """Wait for the end of a run.
+    """Wait for the end of runs.
 
-    Exits with 0 if it SUCCEEDED, 10 if it FAILED, 9 if it goes on after the timeout.
+    Exits with 0 if all SUCCEEDED, else as the first of these that holds: 9 if one goes on after the timeout, 10 if one
+    FAILED, 4 if one cannot be asked here, 6 if one is gone.
     """
+    from launchers.commands import waiting
+
+    return waiting.wait(session, choice, timeout, output)
+
+
+@command(app, selects=True)
+def why(session: Session, choice: Choice, output: Output = Shape.TABLE) -> int | None:
+    """Show why runs are as they are, and their last lines."""
     from launchers.commands import looking
 
-    return looking.wait(session, run, timeout, output)
+    return looking.why(session, choice, output)
 
 
-@command(app)
-def why(session: Session, run: RunName, output: Output = Shape.TABLE) -> None:
-    """Show why a run is as it is, and its last lines."""
-    from launchers.commands import looking
-
-    looking.why(session, run, output)
-
-
-@command(app)
+@command(app, selects=True)
 def terminate(
     session: Session,
-    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Ids of runs, unique prefixes, or @last.")],
+    choice: Choice,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until nothing is left.")] = True,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask before runs are ended that were selected.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show which runs would be ended, and do nothing.")] = False,
     break_lock: BreakLock = False,
-    output: RunsOutput = RunShape.TABLE,
+    abandon: Annotated[
+        bool, typer.Option("--abandon", help="Give up runs whose host is gone for good: forget them, end nothing.")
+    ] = False,
+    output: Output = Shape.TABLE,
 ) -> int | None:
     """End runs and remove all that they made.
 
-    The worker is asked to end, and ended by force when its grace has passed. May be repeated.
+    Workers are asked to end, and ended by force when their grace has passed. May be repeated. Ctrl-C leaves them to
+    end by themselves. Runs that are selected, and not named, are shown and asked about; without a terminal, say --yes.
     """
     from launchers.commands import ending
 
-    return ending.terminate(session, runs, output, wait=wait, break_lock=break_lock)
+    return ending.terminate(session, choice, ending.Manner(wait, yes, dry_run, break_lock, abandon, output))
 
 
 @command(app)

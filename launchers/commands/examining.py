@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import launchers
 from launchers.commands.output import Shape, one_line, write
 from launchers.commands.preparing import cli_words
+from launchers.commands.shapes import Examination, FindingInfo
 from launchers.config import load_config_with_origins
 from launchers.factory import load_launcher, make_workspace
 from stacks.errors import RunLauncherError
@@ -52,7 +53,7 @@ def doctor(session: Session, output: Shape) -> int:
     """See the command."""
     findings = list(_findings(session))
     broken = [finding for finding in findings if finding.level is Level.BROKEN]
-    data = {"ok": not broken, "findings": [asdict(finding) for finding in findings]}
+    infos = tuple(FindingInfo(**asdict(finding)) for finding in findings)
 
     def text() -> Iterator[str]:
         width = max(len(finding.name) for finding in findings)
@@ -62,7 +63,7 @@ def doctor(session: Session, output: Shape) -> int:
         yield ""
         yield f"{len(broken)} broken" if broken else "nothing is broken"
 
-    write(output, data, text)
+    write(output, Examination(ok=not broken, findings=infos), text, (finding.name for finding in findings))
     return 1 if broken else 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from launchers.commands.ending import told
-from launchers.commands.looking import EXIT_CODES, copy_logs, run_table
-from launchers.commands.output import RunShape, in_words, lasted, run_data, write
-from launchers.commands.session import INTERRUPTED, say
+from launchers.commands.following import copy_logs
+from launchers.commands.interrupts import Interrupted, noticed
+from launchers.commands.looking import run_table
+from launchers.commands.output import OutputError, Shape, in_words, lasted, write
+from launchers.commands.session import say
+from launchers.commands.shapes import launched_info
 from launchers.commands.tidying import tidy
+from launchers.commands.waiting import EXIT_CODES
 from launchers.factory import load_launcher
 from programs.args import Run
 from stacks.errors import UsageError
@@ -46,7 +51,7 @@ class Wanted:
     remove: bool = False
     worker_code: bool = False
     break_lock: bool = False
-    output: RunShape = RunShape.TABLE
+    output: Shape = Shape.TABLE
 
     @property
     def stays(self) -> bool:
@@ -92,16 +97,20 @@ class Stay:
         self._shown = 0
 
     def to_the_end(self) -> int:
-        """Return the exit code. Ctrl-C terminates the run, after saying so; a second one leaves it to end by itself."""
+        """Return the exit code. Interrupted, it terminates the run, after saying so; a second time it leaves it."""
         try:
-            self._show()
-            status = self._launcher.wait(self._run_id)
-        except KeyboardInterrupt:
-            return self._terminate()
+            with noticed():
+                self._show()
+                status = self._launcher.wait(self._run_id)
+        except Interrupted:
+            self._terminate()
+            raise
+        except OutputError:
+            self._say_left("running")
+            raise
         say(f"run {self._run_id} {_ended(status)}")
         if self._wanted.remove:
-            self._launcher.clean(self._run_id)
-            self._launcher.discard(self._launcher.record(self._run_id))
+            self._remove()
         elif status.state is WorkerState.FAILED:
             say(f"  run-launcher why {self._run_id}")
         if self._wanted.worker_code and status.state is WorkerState.FAILED and status.exit_code:
@@ -114,20 +123,33 @@ class Stay:
         for shown in copy_logs(self._launcher, self._record, follow=True, skip=self._shown):
             self._shown = shown
 
-    def _terminate(self) -> int:
+    def _remove(self) -> None:
+        try:
+            with noticed():
+                self._launcher.clean(self._run_id)
+                self._launcher.discard(self._launcher.record(self._run_id))
+        except Interrupted:
+            self._say_left("ended, but not removed")
+            raise
+
+    def _terminate(self) -> None:
         left = "running"
         try:
-            say(f"terminating run {self._run_id}; Ctrl-C again leaves it to end by itself")
-            self._launcher.terminate(self._run_id, wait=False)
-            left = "to end by itself"
-            self._show()  # what it prints while it ends
-            say(told(self._launcher.terminate(self._run_id)))
-            if self._wanted.remove:
-                self._launcher.discard(self._launcher.record(self._run_id))
-        except KeyboardInterrupt:
-            say(f"left run {self._run_id} {left}")
-            say(f"  run-launcher terminate {self._run_id}   removes what is left of it")
-        return INTERRUPTED
+            with noticed():
+                say(f"terminating run {self._run_id}; Ctrl-C again leaves it to end by itself")
+                self._launcher.terminate(self._run_id, wait=False)
+                left = "to end by itself"
+                with suppress(OutputError):  # as where the terminal was closed
+                    self._show()  # what it prints while it ends
+                say(told(self._launcher.terminate(self._run_id)))
+                if self._wanted.remove:
+                    self._launcher.discard(self._launcher.record(self._run_id))
+        except Interrupted:
+            self._say_left(left)
+            raise
+
+    def _say_left(self, how: str) -> None:
+        say(f"left run {self._run_id} {how}", _hint(self._run_id))
 
 
 def describe(handle: WorkerHandle) -> str:
@@ -140,15 +162,33 @@ def _launch(launcher: RunLauncher[Any], run: Run, *, break_lock: bool) -> Launch
     """Launch; on Ctrl-C nothing of it stays but its record, unless the run was there before."""
     before = launcher.workspace.records.read(run.id)
     try:
-        return launcher.launch(run, break_lock=break_lock)
-    except KeyboardInterrupt:
+        with noticed():
+            return launcher.launch(run, break_lock=break_lock)
+    except Interrupted as interrupted:
         now = launcher.workspace.records.read(run.id)
         ours = now is not None and (before is None or before.attempt < now.attempt)
         if now is not None and ours and now.phase in {Phase.WANTED, Phase.LAUNCHED}:
-            say(f"terminating run {run.id}")
-            launcher.terminate(run.id)
+            _give_up(launcher, run.id, at_once=interrupted.repeated)
         say(f"the launch of run {run.id} was interrupted")
         raise
+
+
+def _give_up(launcher: RunLauncher[Any], run_id: str, *, at_once: bool) -> None:
+    """Remove what an interrupted launch could not take back; interrupted once more, leave that to the next command."""
+    try:
+        if not at_once:
+            say(f"terminating run {run_id}")
+            with noticed():
+                launcher.terminate(run_id)
+            return
+    except Interrupted:
+        say(_hint(run_id))
+        raise
+    say(_hint(run_id))
+
+
+def _hint(run_id: str) -> str:
+    return f"  run-launcher terminate {run_id}   removes what is left of it"
 
 
 def _tell(launcher: RunLauncher[Any], launched: Launched, wanted: Wanted) -> None:
@@ -160,8 +200,8 @@ def _tell(launcher: RunLauncher[Any], launched: Launched, wanted: Wanted) -> Non
     if wanted.follow:
         return
     record = launcher.record(run_id)
-    data = {**run_data(record, launched.status), "created": launched.created}
-    write(wanted.output, data, lambda: run_table([(record, launched.status)]), [run_id])
+    info = launched_info(record, launched.status, created=launched.created)
+    write(wanted.output, info, lambda: run_table([(record, launched.status)]), [run_id])
 
 
 def _ended(status: WorkerStatus) -> str:
@@ -176,7 +216,7 @@ def refuse_contradictions(wanted: Wanted) -> None:
     if wanted.worker_code and not wanted.stays:
         message = "--exit-code-from-worker needs --follow or --rm: without them the launch does not wait for the worker"
         raise UsageError(message)
-    if wanted.follow and wanted.output is not RunShape.TABLE:
+    if wanted.follow and wanted.output is not Shape.TABLE:
         message = "with --follow the worker's output is the result: leave --output away"
         raise UsageError(message)
 

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from stacks.handle import WorkerStatus
-    from stacks.records import Record
 
 _GAP: Final = "   "
 _AGES: Final = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 class Shape(StrEnum):
-    """How a result is written."""
-
-    TABLE = "table"
-    JSON = "json"
-    YAML = "yaml"
-
-
-class RunShape(StrEnum):
-    """How a result about runs is written; `name` is the ids of the runs, one to a line."""
+    """How a result is written; `name` is the names of what it is about, one to a line: of runs, their ids."""
 
     TABLE = "table"
     JSON = "json"
@@ -36,18 +29,57 @@ class RunShape(StrEnum):
     NAME = "name"
 
 
-def write(shape: Shape | RunShape, data: Any, text: Callable[[], Iterable[str]], names: Iterable[str] = ()) -> None:  # noqa: ANN401 - whatever JSON holds
-    """Write a result in the shape that was asked for; `text` makes the lines of the table."""
-    if shape == Shape.JSON:
-        lines: Iterable[str] = [json.dumps(data, indent=2)]
-    elif shape == Shape.YAML:
+class LogShape(StrEnum):
+    """How output is written: as it was printed, or each line as a JSON object."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class OutputError(Exception):
+    """Stdout takes no more: its reader has gone away, or what it leads to is full or closed."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(f"cannot write to standard output: {cause.strerror}")
+        self.reader_left = isinstance(cause, BrokenPipeError)
+
+
+def write(shape: Shape, data: Any, text: Callable[[], Iterable[str]], names: Iterable[str] = ()) -> None:  # noqa: ANN401 - shapes.py, or whatever JSON holds
+    """Write a result in the shape that was asked for; `text` makes the lines of the table. Raises OutputError."""
+    if shape is Shape.JSON:
+        lines: Iterable[str] = [json.dumps(_plain(data), indent=2)]
+    elif shape is Shape.YAML:
         import yaml  # noqa: PLC0415 - for the one who asks for it
 
-        lines = [yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip("\n")]
+        shown = sys.stdout.encoding.lower().startswith("utf")  # or YAML's own escapes say what stdout cannot
+        lines = [yaml.safe_dump(_plain(data), sort_keys=False, allow_unicode=shown).rstrip("\n")]
     else:
-        lines = names if shape == RunShape.NAME else text()
-    sys.stdout.writelines(f"{line}\n" for line in lines)
-    sys.stdout.flush()
+        lines = names if shape is Shape.NAME else text()
+    emit(*lines)
+
+
+def emit(*lines: str) -> None:
+    """Write lines to stdout, at once; raises OutputError."""
+    with writing():
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        sys.stdout.flush()
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Tell a failure of stdout from any other: raises OutputError, after which stdout leads to nowhere."""
+    try:
+        yield
+    except OSError as error:
+        # Or the interpreter's last flush would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(error) from error
+
+
+def _plain(data: Any) -> Any:  # noqa: ANN401
+    if isinstance(data, list):
+        return [_plain(each) for each in data]
+    return data.model_dump(mode="json") if hasattr(data, "model_dump") else data
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -95,13 +127,3 @@ def lasted(status: WorkerStatus) -> str:
 def in_words(status: WorkerStatus) -> str:
     """The state, and what its target says of it."""
     return f"{status.state}: {status.message}" if status.message else str(status.state)
-
-
-def run_data(record: Record, status: WorkerStatus) -> dict[str, Any]:
-    """What programs are told of a run; keys are never taken away."""
-    told = status.model_dump(mode="json")
-    known = record.model_dump(
-        mode="json",
-        include={"target", "template", "digest", "command", "cwd", "tags", "wanted_at", "launched_at", "handle"},
-    )
-    return {"run_id": record.run_id, "attempt": record.attempt, **told, **known, "removed": record.removed is not None}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from launchers.commands.output import Shape, pairs, table, write
 from launchers.commands.session import say
+from launchers.commands.shapes import EngineInfo, SettingInfo
 from launchers.config import load_config_with_origins
 from launchers.eject import path_by_hand
 from stacks.setup import Cli, ensure_cli, ensure_language_host, has_language_host, tools_folder
@@ -28,20 +29,22 @@ def setup(session: Session, output: Shape, *, path: bool) -> None:
     tools = tools_folder()
     cli = ensure_language_host(ensure_cli(tools, say, configured=configured), tools, say)
     folders = path_by_hand(cli)
-    data = {**cli_data(cli), "tools": str(tools), "language_host": has_language_host(cli), "folders": folders}
+    info = EngineInfo(
+        path=str(cli.path),
+        version=cli.version,
+        origin=cli.origin,
+        tools=str(tools),
+        language_host=has_language_host(cli),
+        folders=tuple(folders),
+    )
 
     def text() -> list[str]:
-        host = "there" if data["language_host"] else "missing: programs on disk will not run, launches do"
+        host = "there" if info.language_host else "missing: programs on disk will not run, launches do"
         if path:
             return [os.pathsep.join(folders)]
         return pairs([("engine", cli_words(cli)), ("tools", str(tools)), ("language host", host)])
 
-    write(output, data, text)
-
-
-def cli_data(cli: Cli) -> dict[str, Any]:
-    """What programs are told of the engine's command line."""
-    return {"path": str(cli.path), "version": cli.version, "origin": cli.origin}
+    write(output, info, text, [info.path])
 
 
 def cli_words(cli: Cli) -> str:
@@ -53,12 +56,13 @@ def config(session: Session, output: Shape, *, show_origin: bool) -> None:
     """See the command."""
     settings = load_config_with_origins(session.flags).settings
     rows = [(each.key, _shown(each.value), each.origin) for each in settings]
+    names = [each.key for each in settings]
     if show_origin:
-        data: Any = [{"key": each.key, "value": each.value, "origin": each.origin} for each in settings]
-        write(output, data, lambda: table(("SETTING", "VALUE", "ORIGIN"), rows))
+        infos = [SettingInfo(key=each.key, value=each.value, origin=each.origin) for each in settings]
+        write(output, infos, lambda: table(("SETTING", "VALUE", "ORIGIN"), rows), names)
     else:
         data = {each.key: each.value for each in settings}
-        write(output, data, lambda: table(("SETTING", "VALUE"), [row[:2] for row in rows]))
+        write(output, data, lambda: table(("SETTING", "VALUE"), [row[:2] for row in rows]), names)
 
 
 def _shown(value: object) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from launchers.commands.effective import CALLER, Value, effective, shown
 from launchers.commands.launching import Wanted, make_run, refuse_contradictions
 from launchers.commands.output import Shape, table, write
+from launchers.commands.shapes import ChangeInfo, PreviewInfo, SettingInfo
 from launchers.factory import load_launcher
 from launchers.templates import load_template
 from stacks.errors import LaunchConflictError
@@ -43,7 +44,7 @@ def preview(session: Session, wanted: Wanted, output: Shape) -> int:
     launcher = load_launcher(loaded, config=config, workspace=session.workspace(config))
     answer = foresee(launcher, run)
     values = effective(launcher, loaded, run, wanted, settings.settings)
-    write(output, _data(run, answer, values), lambda: _text(answer, values))
+    write(output, _info(run, answer, values), lambda: _text(answer, values), [run.id])
     return 0 if answer.refusal is None else session.report(answer.refusal)
 
 
@@ -59,15 +60,16 @@ def foresee(launcher: RunLauncher[Any], run: Run) -> Answer:
     return Answer("start", f"run {run.id} would be launched", changes)
 
 
-def _data(run: Run, answer: Answer, values: list[Value]) -> dict[str, Any]:
-    return {
-        "run_id": run.id,
-        "attempt": run.attempt,
-        "answer": answer.word,
-        "message": answer.message,
-        "changes": [{"operation": each.operation, "type": _type(each), "name": _name(each)} for each in answer.changes],
-        "values": [{"key": each.key, "value": each.value, "origin": each.origin} for each in values],
-    }
+def _info(run: Run, answer: Answer, values: list[Value]) -> PreviewInfo:
+    changes = (ChangeInfo(operation=each.operation, type=_type(each), name=_name(each)) for each in answer.changes)
+    return PreviewInfo(
+        run_id=run.id,
+        attempt=run.attempt,
+        answer=answer.word,
+        message=answer.message,
+        changes=tuple(changes),
+        values=tuple(SettingInfo(key=each.key, value=each.value, origin=each.origin) for each in values),
+    )
 
 
 def _text(answer: Answer, values: list[Value]) -> list[str]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from launchers.commands.looking import duration
-from launchers.commands.output import Shape, table, write
+from launchers.commands.output import Shape, emit, table, write
+from launchers.commands.selecting import duration
 from launchers.commands.session import say
 from launchers.reconcile import Action, Reconciler
 from stacks.errors import RunLauncherError, StackLockedError, UsageError
@@ -80,15 +79,14 @@ def _lead(reconciler: Reconciler, leading: ExitStack, pause: timedelta) -> None:
 def _say_one(action: Action, output: Shape) -> None:
     """One action as it happens: a line of the table, a line of JSON, or an item of a list in YAML."""
     if output is Shape.JSON:
-        sys.stdout.write(json.dumps(asdict(action)) + "\n")
-        sys.stdout.flush()
+        emit(json.dumps(asdict(action)))
     else:
-        write(output, [asdict(action)], lambda: [_GAP.join(_cells(action))])
+        write(output, [asdict(action)], lambda: [_GAP.join(_cells(action))], [action.subject])
 
 
 def _write(actions: list[Action], output: Shape) -> int:
     lines = table(("SUBJECT", "WHAT", "WHY"), [_cells(each) for each in actions])
-    write(output, [asdict(each) for each in actions], lambda: lines)
+    write(output, [asdict(each) for each in actions], lambda: lines, (each.subject for each in actions))
     return FAILED if any(each.error for each in actions) else 0
 
 

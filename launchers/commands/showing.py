@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 
 from launchers.commands.ending import told
+from launchers.commands.following import Stream
 from launchers.commands.launching import describe
-from launchers.commands.output import in_words, lasted
+from launchers.commands.output import emit, in_words, lasted
 from launchers.commands.session import say
 from launchers.factory import load_launcher, make_workspace
-from launchers.launcher import HasLogs
 from launchers.settings import Config
 from programs.args import Run
 from programs.process.template import ProcessTemplate
@@ -57,7 +57,7 @@ def demo(session: Session) -> int:
     if left:
         return 1
     _tell("left: nothing (no process and no file but its record, asked of the system)")
-    sys.stdout.write("Next: run-launcher launch --follow -- python your_script.py\n")
+    emit("Next: run-launcher launch --follow -- python your_script.py")
     return 0
 
 
@@ -69,9 +69,8 @@ def _live(launcher: RunLauncher[Any], run: Run, home: Path) -> list[str]:
         _tell(f"run {run.id} launched as a {describe(launched.handle)}", time.monotonic() - begun)
         _tell(f"handle: {_shortened(launched.handle)}")
         _tell(f"status: {in_words(launched.status)}")
-        if isinstance(launcher, HasLogs):
-            for line in _lines(launcher.logs(launcher.record(run.id), follow=True)):
-                _tell(f"| {line}")
+        for _, line in Stream(launcher, launcher.record(run.id), follow=True).lines():
+            _tell(f"| {line.decode(errors='replace')}")
         status = launcher.wait(run.id)
         _tell(f"run {run.id} {in_words(status)}{lasted(status)}")
     finally:
@@ -109,16 +108,6 @@ def _shortened(handle: WorkerHandle) -> str:
     return handle.model_copy(update=short).to_json()
 
 
-def _lines(pieces: Iterator[bytes]) -> Iterator[str]:
-    rest = b""
-    for piece in pieces:
-        *whole, rest = (rest + piece).split(b"\n")
-        yield from (line.decode(errors="replace") for line in whole)
-    if rest:
-        yield rest.decode(errors="replace")
-
-
 def _tell(line: str, seconds: float | None = None) -> None:
     took = "" if seconds is None else f"{seconds:5.1f} s"
-    sys.stdout.write(f"  {line:<68}{took}".rstrip() + "\n")
-    sys.stdout.flush()
+    emit(f"  {line:<68}{took}".rstrip())

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import grpc
 from pulumi.runtime.proto import provider_pb2_grpc
 
 from programs.provider.guard import CallerGuard
 from programs.provider.servicer import OPTIONS, RunworkerServicer
+
+_PATIENCE: Final = 1.0  # seconds that calls in flight get when the engine has gone
 
 
 @dataclass
@@ -39,4 +43,6 @@ def serve(servicer: RunworkerServicer | None = None) -> Iterator[Attached]:
         yield Attached(port, guard)
     finally:
         server.stop(None)
-        threads.shutdown(wait=False, cancel_futures=True)  # a call that hangs holds up nobody: the engine is gone
+        ending = threading.Thread(target=threads.shutdown, name="runworker-ending", daemon=True)
+        ending.start()
+        ending.join(_PATIENCE)  # a call that hangs holds up nobody: the engine that waited for it is gone

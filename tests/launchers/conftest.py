@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from command_line import CommandLine, user_in
 
 
 @pytest.fixture
@@ -23,3 +23,10 @@ def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     work.mkdir()
     monkeypatch.chdir(work)
     return folder
+
+
+@pytest.fixture
+def cli(empty_home: Path) -> Iterator[CommandLine]:  # noqa: ARG001 - nothing of this machine's user is read
+    """A user of the command line, with a home that is there for this test only."""
+    with tempfile.TemporaryDirectory(prefix="rl-") as root, user_in(Path(root)) as user:
+        yield user

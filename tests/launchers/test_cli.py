@@ -9,22 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import yaml
+from command_line import FOREVER, CommandLine, read_until, until
 
-from stacks.setup import tools_folder
-
-SCRIPT = Path(sys.executable).parent / "run-launcher"
-TOOLS = tools_folder()  # asked before a test has a home of its own, so that no test brings an engine again
-FOREVER = ("sleep", "600")
 ASKED = """
 import signal, time
 signal.signal(signal.SIGTERM, lambda *_: print("asked"))
@@ -33,109 +24,6 @@ while True:
     time.sleep(1)
 """
 NEVER_SAID = re.compile(r"\bstack|\burn\b|passphrase|Traceback", re.IGNORECASE)
-
-
-class CommandLine:
-    """One user: a folder of all that is kept, a working folder, and the script."""
-
-    def __init__(self, root: Path) -> None:
-        self.home = root / "kept"
-        self.temp = root / "temp"
-        self.temp.mkdir()
-        self.environment = {
-            **os.environ,
-            "RUN_LAUNCHER_HOME": str(self.home),
-            "RUN_LAUNCHER_TOOLS": str(TOOLS),
-            "TMPDIR": str(self.temp),
-        }
-        for name in (
-            "PYTHONUNBUFFERED",
-            "PYTHONDONTWRITEBYTECODE",
-        ):  # as users have it: the first hides buffered output
-            self.environment.pop(name, None)
-
-    def __call__(self, *words: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end; its exit code is what the test expects."""
-        done = subprocess.run(
-            [str(SCRIPT), *words],
-            env={**self.environment, **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
-
-    def begin(self, *words: str) -> subprocess.Popen[bytes]:
-        """Start a command as a shell does: in a process group of its own."""
-        return subprocess.Popen(
-            [str(SCRIPT), *words],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            process_group=0,
-        )
-
-    def launch(self, run_id: str, *command: str) -> None:
-        """Launch a run without a word."""
-        self("launch", "--run-id", run_id, "--", *command)
-
-    def json(self, *words: str, code: int = 0) -> Any:  # noqa: ANN401 - whatever JSON holds
-        """What a command answers to a program."""
-        return json.loads(self(*words, "-o", "json", code=code).stdout)
-
-    def processes(self) -> list[psutil.Process]:
-        """Every process of this user's runs, as the kernel shows them."""
-        found = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                words = [*process.cmdline(), *process.environ().values()]
-                if process.pid != os.getpid() and any(str(self.home) in word for word in words):
-                    found.append(process)
-        return found
-
-    def files_of(self, run_id: str) -> list[str]:
-        """The files that carry a run's name, but for its record."""
-        return [str(path) for path in self.home.rglob(f"{run_id}*") if "records" not in path.parts]
-
-
-@pytest.fixture
-def cli(empty_home: Path) -> Iterator[CommandLine]:  # noqa: ARG001 - nothing of this machine's user is read
-    """A user whose runs are all terminated at the end, and of whom no process and no temporary file is left then."""
-    with tempfile.TemporaryDirectory(prefix="rl-") as root:
-        user = CommandLine(Path(root))
-        yield user
-        runs = user("ps", "-o", "name").stdout.split() if user.home.exists() else []
-        if runs:
-            user("terminate", *runs)
-        left = user.processes()
-        for process in left:
-            process.kill()
-        assert left == []
-        assert list(user.temp.iterdir()) == []
-
-
-def read_until(stream: Any, text: str) -> str:  # noqa: ANN401 - a pipe
-    """Read lines up to the one that holds a text."""
-    seen = []
-    for line in iter(stream.readline, b""):
-        seen.append(line.decode())
-        if text in seen[-1]:
-            return "".join(seen)
-    pytest.fail(f"{text!r} was never said, but: {seen}")
-
-
-def until(look: Callable[[], object]) -> object:
-    """Look until there is something; for what gives no event."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if found := look():
-            return found
-        time.sleep(0.005)
-    pytest.fail("what was looked for never came")
 
 
 # ---- launch ----
@@ -459,7 +347,7 @@ def test_terminate_without_waiting_has_the_worker_end(cli: CommandLine) -> None:
         (("launch", "-e", "NOT_THERE", "--", "true"), "your environment has no NOT_THERE"),
         (("launch", "-e", "=x", "--", "true"), "--env: '' cannot be an environment variable"),
         (("launch", "--timeout", "soon", "--", "true"), "'soon' is no duration"),
-        (("launch", "--follow", "-o", "json", "--", "true"), "leave --output away"),
+        (("launch", "--follow", "-o", "name", "--", "true"), "leave --output away"),
         (("launch", "--exit-code-from-worker", "--", "true"), "needs --follow or --rm"),
         (("wait", "any", "--timeout", "-1s"), "no duration"),
         (("--backend", "ftp://x", "ps"), "ftp"),

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -296,3 +297,16 @@ def test_a_run_from_before_a_restart_of_its_host_has_ended(row: ProcessRow, monk
     assert (status.state, status.message) == (WorkerState.FAILED, "its host was restarted while it ran")
     assert launcher.status(moved.model_copy(update={"place": "host:other/1/1"})).state is WorkerState.UNKNOWN
     assert launcher.launch(run.model_copy(update={"attempt": 1})).created
+
+
+def test_a_worker_whose_folder_was_removed_by_hand_is_seen_and_ended(row: ProcessRow) -> None:
+    launcher = row.launcher()
+    handle = launcher.launch(row.run("sleep 600 & sleep 600")).handle
+    (folder,) = row.home.glob("runs/*/*")
+    shutil.rmtree(folder)
+    marked = [each.pid for each in row._processes(None)]
+
+    assert launcher.status(handle).state is WorkerState.RUNNING
+    assert launcher.terminate(handle).left == 0
+    assert len(marked) >= 2
+    assert list(row._processes(None)) == []

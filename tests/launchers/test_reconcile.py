@@ -129,6 +129,7 @@ def test_a_launch_in_flight_is_left_alone(row: ProcessRow) -> None:
         launch = threads.submit(row.launcher().launch, run)
         while not launch.done():
             seen += did(reconciler(row).once())
+            seen += [(each.subject, each.what) for each in reconciler(row).once(dry_run=True)]
 
     assert seen == []
     assert row.alive(launch.result().handle)
@@ -247,6 +248,8 @@ def test_what_a_dead_owner_left_is_removed_and_what_a_live_one_holds_is_not(row:
             data = json.loads(lease.read_text())
             lease.write_text(json.dumps({**data, "renewed_at": "2026-01-01T00:00:00+00:00"}))
 
+        told = [each.subject for each in reconciler(row).once(dry_run=True)]
+        assert [each.partition(" ")[0] for each in told] == ["claim", "lease"]
         assert did(reconciler(row).once()) == [("claim on dead", "removed")]
         assert [path.name for path in row.home.glob("state/claims/*/*") if path.is_file()] == ["live"]
         assert len(list(row.home.glob("state/leases/*.json"))) == 1
@@ -292,6 +295,7 @@ def test_runs_of_another_place_are_left_alone(row: ProcessRow) -> None:
     elsewhere = "host:0123456789abcdef/another-boot/1/0@etl-3"
     moved = record.changed(place=elsewhere, handle=record.handle.model_copy(update={"place": elsewhere}))
     launcher.workspace.records.write(moved)
+    launcher.workspace.records.wish_end(moved, "somebody")
 
     assert did(reconciler(row).once()) == []
     assert "host etl-3" in launcher.status(run.id).message
@@ -350,7 +354,7 @@ def test_where_nothing_was_ever_launched_nothing_is_made(row: ProcessRow) -> Non
 
 
 def command(row: ProcessRow, *words: str) -> list[str]:
-    return ["env", f"RUN_LAUNCHER_HOME={row.home}", "run-launcher", *words]
+    return row.another_process("from launchers.cli import main; main()", *words)
 
 
 def test_the_command_says_what_it_did_and_why(row: ProcessRow) -> None:

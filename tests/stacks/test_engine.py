@@ -265,6 +265,20 @@ def test_the_lock_of_an_engine_that_was_killed_is_broken(bench: Bench) -> None:
         assert bench.engine.up(Deployment(stack, exporting(2)), claim, LIMIT) == {"value": 2}
 
 
+def test_a_stack_whose_first_update_was_killed_before_it_wrote_its_history_is_destroyed(bench: Bench) -> None:
+    args = bench.args("sleep", "600")
+    deployment = bench.launcher.deployment(args)
+    with bench.claimed(deployment.stack) as claim:
+        bench.engine.up(deployment, claim, LIMIT)
+        for path in bench.backend.root.glob(".pulumi/history/**/*.json"):
+            path.unlink()
+
+        assert bench.engine.destroy(deployment.stack, claim, deployment.providers, LIMIT) == 1
+        bench.engine.remove(deployment.stack, claim)
+    assert list(bench.launcher.find(None)) == []
+    assert not list(bench.backend.root.glob(".pulumi/history/**/*.json"))
+
+
 def test_operations_left_pending_are_forgotten(bench: Bench) -> None:
     stack = stack_name("r", 0)
     with bench.claimed(stack) as claim:

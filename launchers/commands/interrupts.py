@@ -1,0 +1,72 @@
+"""Signals that ask a command to leave: Ctrl-C, and what schedulers, service managers and closed terminals send.
+
+All are one to a command, but for its exit code. The library installs no handler; only the command line calls `listen`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Final, NoReturn
+
+_ASKING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+_raised: list[Interrupted] = []
+
+
+class Interrupted(BaseException):
+    """A signal asked this command to leave. Raised in the main thread, wherever it is; again for each signal.
+
+    Whoever catches it does what is left to do, and raises it again.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.exit_code = 128 + number  # as shells have it
+
+    @property
+    def repeated(self) -> bool:
+        """True if it is not the first one."""
+        return self is not _raised[0]
+
+
+@contextmanager
+def noticed() -> Iterator[None]:
+    """Raise Interrupted for one that was raised inside, and did not come out as itself.
+
+    It may hit a callback of a library that turns all errors into its own (pydantic's serializers), or drops them.
+    """
+    before = len(_raised)
+    try:
+        yield
+    except Exception as error:
+        if len(_raised) > before:
+            raise _raised[-1] from error
+        raise
+    if len(_raised) > before:
+        raise _raised[-1]
+
+
+def listen() -> None:
+    """Raise Interrupted for each signal that asks to leave; one that the caller ignores (nohup) stays ignored."""
+    for number in _ASKING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once: no thread that still waits for something keeps it."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    _raised.append(Interrupted(number))
+    raise _raised[-1]
