@@ -82,8 +82,9 @@ class StateFiles:
             self._store.write(_checkpoint(stack), self._store.read(f"{_checkpoint(stack)}.bak") or b"")
 
     def begin_history(self, stack: StackName) -> None:
-        """Let a stack have a history, of which a killed engine left none: `destroy` outside a project asks it for the
-        configuration, which for a destroy may be empty.
+        """Let a stack have a history where a killed engine left none.
+
+        A `destroy` outside a project asks the history for the configuration, which may be empty for it.
         """
         folder = f".pulumi/history/{stack.project}/{stack.stack}"
         if not any(".history.json" in name for name in self._store.names(folder)):
