@@ -21,7 +21,7 @@ import yaml
 
 from stacks.claims import Claim
 from stacks.engine import Adoption, AttachedProvider, Change, Deployment, StackName
-from stacks.errors import EngineError, RunLauncherError, StackLockedError
+from stacks.errors import EngineError, RunLauncherError, StackLockedError, Started
 from stacks.leases import lease_expired
 from stacks.locks import proven_dead
 from stacks.operation import Operation, operation, refuse_fork
@@ -38,6 +38,7 @@ _POLL: Final = (0.05, 0.5)  # seconds between two looks at a lock that is waited
 _NO_DEADLOCK: Final = {"PULUMI_DIY_BACKEND_PARALLEL": "1", "GOMAXPROCS": "4"}
 """Pulumi's listing in PostgreSQL asks for each row while it holds the connection of the listing, out of a pool of
 2 x GOMAXPROCS: several listings at once take all connections, and wait for one another for ever (bucket.go)."""
+_TAKES: Final = timedelta(seconds=2)  # far above the time between beginning to write a lock and its being there
 _QUIET: Final = ("--skip-preview", "--yes", "--suppress-progress", "--suppress-outputs")
 _INLINE: Final = ("--exec-kind", "auto.inline", *_QUIET)
 
@@ -163,6 +164,11 @@ class CliEngine:
         """See Engine."""
         claim.assure()
         self._settle(claim)
+        for path, age in self._state.torn_locks(stack).items():
+            if age < _TAKES and not force:
+                message = "another Pulumi command is just about to work on this run; try again when it is done"
+                raise StackLockedError(message, started=Started.UNKNOWN)
+            self._state.unlock(path)
         broken = []
         for path, lock in self._state.locks(stack).items():
             words = (

@@ -9,7 +9,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from stacks.engine import PROJECT_PREFIX, Adoption, StackName
@@ -103,6 +103,13 @@ class StateFiles:
             if content is not None:
                 found[f"{folder}/{name}"] = json.loads(content) if content.strip() else {}
         return found
+
+    def torn_locks(self, stack: StackName) -> dict[str, timedelta]:
+        """What was begun in the folder of locks and is no lock yet, with its age; Pulumi takes it for one."""
+        folder = f".pulumi/locks/{stack.full}"
+        paths = [f"{folder}/{name}" for name in self._store.names(folder) if name.endswith(".tmp")]
+        ages = {path: self._store.age(path) for path in paths}
+        return {path: age for path, age in ages.items() if age is not None}
 
     def unlock(self, path: str) -> None:
         """Delete one lock."""

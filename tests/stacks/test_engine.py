@@ -368,3 +368,15 @@ def test_a_process_identity_is_alive_gone_or_out_of_sight() -> None:
     assert own.alive() is True
     assert ProcessIdentity(own.host, own.place, own.pid, own.start + 1).alive() is False
     assert ProcessIdentity(own.host, "elsewhere/1", own.pid, own.start).alive() is None
+
+
+def test_a_lock_that_a_killed_pulumi_had_begun_to_write_is_no_lock(bench: Bench) -> None:
+    stack = stack_name("r", 0)
+    with bench.claimed(stack) as claim:
+        bench.engine.up(Deployment(stack, exporting(1)), claim, LIMIT)
+        torn = bench.backend.root / ".pulumi" / "locks" / stack.full / "a.json.18ea77a619e3ef67.tmp"
+        torn.parent.mkdir(parents=True, exist_ok=True)
+        torn.write_text("{")
+
+        assert bench.engine.up(Deployment(stack, exporting(2)), claim, LIMIT) == {"value": 2}
+    assert not torn.exists()
