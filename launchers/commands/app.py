@@ -149,11 +149,11 @@ def ps(session: Session, choice: Choice, output: Output = Shape.TABLE) -> None:
 
 
 @command(app)
-def status(session: Session, runs: RunNames, output: Output = Shape.TABLE) -> None:
+def status(session: Session, runs: RunNames, output: Output = Shape.TABLE) -> int | None:
     """Show how runs are, or how they ended."""
     from launchers.commands import looking
 
-    looking.status(session, runs, output)
+    return looking.status(session, runs, output)
 
 
 @command(app, selects=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from launchers.commands.choice import Choice
 from launchers.commands.output import Shape, age, command_line, in_words, lasted, pairs, table, write
@@ -15,10 +15,12 @@ from stacks.errors import RunLauncherError
 
 if TYPE_CHECKING:
     from launchers.commands.session import Session
+    from launchers.launcher import RunLauncher
     from launchers.values import Explanation
     from stacks.handle import WorkerStatus
     from stacks.records import Record
 
+_T = TypeVar("_T")
 _TIDIED: Final = 20  # of the oldest runs that have ended, among which one may be removed
 
 
@@ -36,31 +38,38 @@ def ps(session: Session, choice: Choice, output: Shape) -> None:
         tidy(workspace, ended[-_TIDIED:])
 
 
-def status(session: Session, names: list[str], output: Shape) -> None:
-    """See the command."""
-    workspace = session.workspace()
+def status(session: Session, names: list[str], output: Shape) -> int:
+    """See the command. A run that cannot be asked about hinders no other; the exit code is that of the first."""
     choice = Choice(tuple(names))
-    records = chosen(workspace, choice)
-    states = Asking(workspace, records.values()).statuses()
-    show(output, choice, [(record, states[run_id]) for run_id, record in records.items()])
+    told, code = _each(session, choice, lambda launcher, run_id: launcher.status(run_id))
+    if told or not choice.one:
+        show(output, choice, told)
+    return code
 
 
 def why(session: Session, choice: Choice, output: Shape) -> int:
-    """See the command. A run that cannot be explained hinders no other; the exit code is that of the first."""
-    workspace = session.workspace()
-    records = chosen(workspace, choice)
-    told: list[tuple[Record, Explanation]] = []
-    codes: list[int] = []
-    for run_id, record in records.items():
-        try:
-            told.append((record, launcher_for(run_id, workspace=workspace).why(run_id)))
-        except RunLauncherError as error:
-            codes.append(session.report(error, run_id))
+    """See the command. As with status, one run hinders no other."""
+    told, code = _each(session, choice, lambda launcher, run_id: launcher.why(run_id))
     if told or not choice.one:
         infos: list[ExplainedInfo] = [explained_info(*each) for each in told]
         names = (record.run_id for record, _ in told)
         write(output, shaped(choice, infos), lambda: _blocks(_explained(*each) for each in told), names)
-    return next(iter(codes), 0)
+    return code
+
+
+def _each(
+    session: Session, choice: Choice, ask: Callable[[RunLauncher[Any], str], _T]
+) -> tuple[list[tuple[Record, _T]], int]:
+    """What each run's launcher answers, and the exit code of the first that could not; the others are told as well."""
+    workspace = session.workspace()
+    answers: list[tuple[Record, _T]] = []
+    codes: list[int] = []
+    for run_id, record in chosen(workspace, choice).items():
+        try:
+            answers.append((record, ask(launcher_for(run_id, workspace=workspace), run_id)))
+        except RunLauncherError as error:
+            codes.append(session.report(error, run_id))
+    return answers, next(iter(codes), 0)
 
 
 def show(output: Shape, choice: Choice, rows: list[tuple[Record, WorkerStatus]]) -> None:
