@@ -107,7 +107,7 @@ class Ending:
     def _leave(self) -> None:
         """Say of each run that is not done what becomes of it; the asking is repeated where it may be half-done."""
         asked = [run_id for run_id, record in self._open.items() if self._workspace.records.wish(record.stack)]
-        for run_id in asked:
+        for run_id in () if self._manner.abandon else asked:
             self._ask(run_id)
             say(f"run {run_id} is asked to end, and ends by itself")
         for run_id in self._open.keys() - asked:

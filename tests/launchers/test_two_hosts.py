@@ -128,15 +128,17 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
         }
         hosts.append(Host(name, settings))
     pair = Pair(hosts[0], hosts[1], tmp_path / "lines", mark)
-    yield pair
-    for host in hosts:
-        for run in host.json("ps"):
-            host.run("terminate", run["run_id"])
-    for host in hosts:
-        host.run("reconcile")
-    left = [pair.workers(), [run["run_id"] for run in pair.a.json("ps")]]
-    for host in hosts:
-        host.halt()
+    try:
+        yield pair
+        for host in hosts:
+            for run in host.json("ps"):
+                host.run("terminate", run["run_id"])
+        for host in hosts:
+            host.run("reconcile")
+        left = [pair.workers(), [run["run_id"] for run in pair.a.json("ps")]]
+    finally:
+        for host in hosts:
+            host.halt()
     assert left == [[], []]
 
 
