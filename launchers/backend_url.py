@@ -14,7 +14,6 @@ from stacks.location import Location
 # https://www.pulumi.com/docs/iac/concepts/state-and-backends/
 _LATER: Final = ("gs", "azblob", "https", "http")
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_SECRET: Final = re.compile("pass|secret|token|key|sig|cred", re.IGNORECASE)
 _FILE: Final = "file://"
 _SUPPORTED: Final = "supported are file://, a folder that all launchers of these runs can reach, s3:// and postgres://"
 

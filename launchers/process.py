@@ -116,7 +116,7 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
     def find(self, runs: Collection[Record] | None) -> Iterator[Found]:
         """See RunLauncher."""
         if runs is None:
-            backend = self.workspace.backend.identity() if runs is None else None
+            backend = self.workspace.backend.identity()
             for path in self.workspace.backend.home.glob("runs/*/*"):
                 with suppress(DamagedFileError, PermissionError):  # its record tells of it
                     found = _found(RunFolder(path))
@@ -131,11 +131,8 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
 
     def remove(self, found: Found, grace: timedelta) -> None:
         """See RunLauncher."""
-        folder, identity = Path(str(found.handle.coordinates["folder"])), _identity(found.handle)
-        if identity is not None and not folder.exists() and not worker.stop_without_folder(identity, grace):
-            message = f"the worker of run {found.handle.run_id} does not end; terminate it again"
-            raise EngineError(message, started=Started.YES)
-        self._remove(found.handle.run_id, folder, self._archive(found.handle), grace)
+        folder = Path(str(found.handle.coordinates["folder"]))
+        self._remove(found.handle.run_id, folder, self._archive(found.handle), grace, _identity(found.handle))
 
     def sweep(self, record: Record) -> None:
         """See RunLauncher: the folder of a worker that was never started, with what was handed over to it."""
@@ -216,9 +213,11 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
         return there is not None and folder.ending() is None and worker.alive(there.shim)
 
     @staticmethod
-    def _remove(run_id: str, folder: Path, archive: Path | None, grace: timedelta | None) -> None:
+    def _remove(
+        run_id: str, folder: Path, archive: Path | None, grace: timedelta | None, alone: Identity | None = None
+    ) -> None:
         try:
-            gone = worker.remove(folder, archive, grace)
+            gone = worker.remove(folder, archive, grace, alone)
         except ForeignFolderError as error:
             raise EngineError(str(error), started=Started.UNKNOWN) from error
         if not gone:

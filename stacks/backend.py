@@ -98,7 +98,7 @@ class Backend:
 
     def identity(self) -> str | None:
         """The backend's id, a random UUID; None before the first launch."""
-        data = read_json(self.store, "backend.json", "id", "canary")
+        data = self._made()
         return None if data is None else str(data["id"])
 
     def open(self) -> str:
@@ -106,9 +106,7 @@ class Backend:
 
         Raises KeyMismatchError before any work when the key is missing or another one.
         """
-        data = read_json(self.store, "backend.json", "id", "canary")
-        if data is None:
-            data = self._make()
+        data = self._made() or self._make()
         self._prove(data)
         return str(data["id"])
 
@@ -117,7 +115,7 @@ class Backend:
 
         Raises KeyMismatchError as `open` does.
         """
-        data = read_json(self.store, "backend.json", "id", "canary")
+        data = self._made()
         if data is not None:
             self._prove(data)
             return str(data["id"])
@@ -150,6 +148,10 @@ class Backend:
         places = (self.home / "work" / name, Path(tempfile.gettempdir()) / own / name)
         return next((place for place in places if len(os.fsencode(place)) <= SOCKET_LIMIT), short)
 
+    def _made(self) -> dict[str, Any] | None:
+        """What tells this backend from any other; None before the first launch."""
+        return read_json(self.store, "backend.json", "id", "canary")
+
     def _make(self) -> dict[str, Any]:
         identity = str(uuid.uuid4())
         own = None if self.passphrase_file is None else _read_key(self.passphrase_file)
@@ -164,7 +166,7 @@ class Backend:
                 made.unlink(missing_ok=True)
             raise
         made.unlink(missing_ok=True)  # another process was first; ours was never used
-        return read_json(self.store, "backend.json", "id", "canary") or data
+        return self._made() or data
 
     def _prove(self, data: dict[str, Any]) -> None:
         key = self.passphrase_file or self.home / "keys" / f"{data['id']}.passphrase"

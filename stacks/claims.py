@@ -25,7 +25,6 @@ from stacks.leases import OwnerLease
 from stacks.processes import ProcessIdentity, start_in, start_of
 
 _NOTE: Final = "~cli"
-_IDENTITY: Final = {"host", "place", "pid", "start"}
 _POLL: Final = (0.005, 0.1)  # seconds between two looks at a claim that is held: first, last
 
 
@@ -219,4 +218,4 @@ def _parse(content: bytes) -> dict[str, Any] | None:
         data: dict[str, Any] = json.loads(content)
     except ValueError:
         return None
-    return data if isinstance(data, dict) and data.keys() >= _IDENTITY else None
+    return data if isinstance(data, dict) and ProcessIdentity.stands_in(data) else None

@@ -1,7 +1,7 @@
 """The engine that always works: the `pulumi` command line, driven as the Automation API drives it, but leaner.
 
-One process per operation: outputs are read from the state, stacks are made and removed as files, and the history is
-never asked for. https://www.pulumi.com/docs/iac/automation-api/
+One process per operation: outputs are read from the state, stacks are made and removed as files, and no history is
+read here. https://www.pulumi.com/docs/iac/automation-api/
 """
 
 from __future__ import annotations

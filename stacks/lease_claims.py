@@ -172,7 +172,7 @@ class LeaseClaims:
         return living, dead
 
     def _is_dead(self, path: str, left: Left) -> bool:
-        alive = ProcessIdentity.read(left.who).alive() if {"host", "place", "pid", "start"} <= set(left.who) else None
+        alive = ProcessIdentity.read(left.who).alive() if ProcessIdentity.stands_in(left.who) else None
         if alive is not None:
             return not alive
         owner = str(left.who.get("owner", ""))

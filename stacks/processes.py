@@ -40,6 +40,11 @@ class ProcessIdentity:
         """What `to_dict` gave; unknown fields are ignored."""
         return cls(str(data["host"]), str(data["place"]), int(data["pid"]), int(data["start"]))
 
+    @classmethod
+    def stands_in(cls, data: dict[str, Any]) -> bool:
+        """True if `read` finds an identity there."""
+        return {"host", "place", "pid", "start"} <= data.keys()
+
     def to_dict(self) -> dict[str, Any]:
         """The identity as JSON holds it."""
         return asdict(self)

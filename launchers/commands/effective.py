@@ -11,7 +11,6 @@ from launchers.commands.output import command_line
 from launchers.templates import DEFAULT
 from launchers.validation import places
 from launchers.yaml_nodes import dotted
-from stacks.location import Location
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -50,11 +49,7 @@ def effective(
         Value("template.digest", loaded.template.digest(), "template"),
         *_of_template(loaded),
         *_environment(launcher, loaded, run, wanted),
-        *(
-            Value(key, _setting(setting), setting.origin)
-            for key, setting in given.items()
-            if key != "templates.default"
-        ),
+        *(Value(key, setting.value, setting.origin) for key, setting in given.items() if key != "templates.default"),
     ]
 
 
@@ -91,10 +86,6 @@ def _environment(launcher: RunLauncher[Any], loaded: Loaded, run: Run, wanted: W
     for name, reference in (data.get("secrets") or {}).items():
         found[name] = Value(f"env.{name}", reference, loaded.origin_of("secrets", name))
     yield from (found[name] for name in sorted(found))
-
-
-def _setting(setting: Setting) -> JsonValue:
-    return Location(str(setting.value)).shown if setting.key == "backend.url" else setting.value
 
 
 def _at(data: Mapping[str, Any], names: tuple[str, ...]) -> JsonValue:

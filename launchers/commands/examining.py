@@ -17,7 +17,6 @@ import launchers
 from launchers.commands.output import Shape, one_line, write
 from launchers.commands.preparing import cli_words
 from launchers.commands.shapes import Examination, FindingInfo
-from launchers.config import load_config_with_origins
 from launchers.factory import load_launcher, make_workspace
 from stacks.errors import RunLauncherError
 from stacks.probe import SUPPORTED, ask
@@ -74,7 +73,7 @@ def _findings(session: Session) -> Iterator[Finding]:
     loaded: list[Config] = []
 
     def configuration() -> str:
-        told = load_config_with_origins(session.flags)
+        told = session.config_with_origins()
         loaded.append(told.config)
         origins = sorted({each.origin for each in told.settings if each.origin != "default"})
         return ", ".join(origins) or "defaults"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from launchers.commands.output import Shape, pairs, table, write
 from launchers.commands.session import say
 from launchers.commands.shapes import EngineInfo, SettingInfo
-from launchers.config import load_config_with_origins
 from launchers.eject import path_by_hand
 from stacks.setup import Cli, ensure_cli, ensure_language_host, has_language_host, tools_folder
 
@@ -54,7 +53,7 @@ def cli_words(cli: Cli) -> str:
 
 def config(session: Session, output: Shape, *, show_origin: bool) -> None:
     """See the command."""
-    settings = load_config_with_origins(session.flags).settings
+    settings = session.config_with_origins().settings
     rows = [(each.key, _shown(each.value), each.origin) for each in settings]
     names = [each.key for each in settings]
     if show_origin:

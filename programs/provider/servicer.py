@@ -148,10 +148,11 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
         """Tell whether the worker is there; an ended one is, until it is deleted."""
         state = _plain(request.properties)
         record = RunFolder(Path(state["folder"])).worker() if "folder" in state else None
-        if record is None and _without_folder(state) is not None:
-            return provider_pb2.ReadResponse(id=request.id, properties=request.properties, inputs=request.inputs)
         if record is None:
-            return provider_pb2.ReadResponse()
+            alone = _living_here(state)
+            if alone is None or not worker.alive(alone):
+                return provider_pb2.ReadResponse()
+            return provider_pb2.ReadResponse(id=request.id, properties=request.properties, inputs=request.inputs)
         return provider_pb2.ReadResponse(
             id=request.id, properties=_struct({**state, **_identity(record)}), inputs=request.inputs
         )
@@ -166,9 +167,7 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
             archive = record.meta.get("archive", archive)
             if not _is_stacks(record, request.urn):
                 context.abort(grpc.StatusCode.FAILED_PRECONDITION, _TAKEN.format(state.get("runId")))
-        alone = _without_folder(state)
-        gone = alone is None or worker.stop_without_folder(alone, grace or timedelta())
-        if not (gone and worker.remove(Path(state["folder"]), Path(archive) if archive else None, grace)):
+        if not worker.remove(Path(state["folder"]), Path(archive) if archive else None, grace, _living_here(state)):
             context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"the worker of run {state.get('runId')} does not live here, or does not end; its folder is kept",
@@ -183,13 +182,11 @@ class _RefusedError(Exception):
     """What was asked for is not what was handed over."""
 
 
-def _without_folder(state: Mapping[str, Any]) -> Identity | None:
-    """The worker that lives although somebody removed its folder, if it lived here."""
-    here = (state.get("bootId"), state.get("pidNamespace")) == (boot_id(), str(pid_namespace()))
-    if not here or Path(str(state.get("folder", ""))).exists():
+def _living_here(state: Mapping[str, Any]) -> Identity | None:
+    """The worker, if this is its place: all there is to see and end it by where somebody removed its folder."""
+    if (state.get("bootId"), state.get("pidNamespace")) != (boot_id(), str(pid_namespace())):
         return None
-    identity = Identity(int(state["pid"]), int(state["startTime"]))
-    return identity if worker.alive(identity) else None
+    return Identity(int(state["pid"]), int(state["startTime"]))
 
 
 _TAKEN: Final = "the worker of run {} belongs to another stack"

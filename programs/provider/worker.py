@@ -109,7 +109,7 @@ def stop(folder: RunFolder, grace: timedelta | None = None) -> bool:
     return _end_rest(worker)
 
 
-def stop_without_folder(worker: Identity, grace: timedelta) -> bool:
+def _stop_without_folder(worker: Identity, grace: timedelta) -> bool:
     """End a worker whose folder somebody removed, with its shim, which leads its session; True when it is gone."""
     with suppress(ProcessLookupError):
         leader = os.getsid(worker.pid)
@@ -130,16 +130,17 @@ def _ask_and_force(shim: Identity, grace: timedelta | None) -> None:
             await_end(shim, _MARGIN)
 
 
-def remove(path: Path, archive: Path | None, grace: timedelta | None = None) -> bool:
+def remove(path: Path, archive: Path | None, grace: timedelta | None = None, alone: Identity | None = None) -> bool:
     """End the worker of a run's folder, archive its output and how it ended, and remove the folder.
 
-    Repeatable. False if the worker lives in another place or does not end; then the folder is kept.
+    Repeatable. False if the worker lives in another place or does not end; then the folder is kept. `alone` is the
+    worker that is to be ended where somebody removed the folder by hand; it must be known to live here.
     """
     folder = RunFolder(path)
     try:
         folder.check()
     except FileNotFoundError:
-        return True
+        return alone is None or _stop_without_folder(alone, grace or timedelta())
     with suppress(FileExistsError):
         folder.close()
     if not stop(folder, grace):
