@@ -1,5 +1,7 @@
 # Thin lines over what a person would type. A changed pyproject.toml or constraints file installs again.
+# JOBS tests run at once, three to a core of a small machine: most of their time they wait.
 PYTHON ?= python3
+JOBS ?= 6
 VENV := .venv
 BIN := $(VENV)/bin
 CHOICE := $(if $(TARGET),--target $(TARGET)) $(if $(ENGINE),--engine $(ENGINE))
@@ -9,8 +11,8 @@ CHOICE := $(if $(TARGET),--target $(TARGET)) $(if $(ENGINE),--engine $(ENGINE))
 demo: $(VENV)/.installed       ## launch a first run, follow it, end it
 	$(BIN)/run-launcher demo
 
-test: $(VENV)/.installed-test  ## TARGET=process ENGINE=cli ARGS="-k name" narrow it
-	$(BIN)/python -m pytest $(CHOICE) $(ARGS)
+test: $(VENV)/.installed-test  ## TARGET=process ENGINE=cli ARGS="-k name" narrow it; JOBS=0: one after the other
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(CHOICE) $(ARGS)
 
 check: $(VENV)/.installed-test ## what a reviewer would say first
 	$(BIN)/ruff check .

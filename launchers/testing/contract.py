@@ -530,12 +530,14 @@ class LauncherContract:
         handle = launcher.launch(row.run(f'echo once >>"$1"; {script}', str(lines))).handle
         if script != "sleep 600":
             launcher.wait(handle, timeout=PATIENCE)
-        folder = launcher.eject(handle, row.shared / "ejected").folder
+        ejected = launcher.eject(handle, row.shared / "ejected")
+        folder, url = ejected.folder, launcher.workspace.backend.url
+        environment = {**os.environ, **({} if ejected.backend_named else {"PULUMI_BACKEND_URL": url})}
         alive = row.alive(handle)
 
         def up() -> subprocess.CompletedProcess[str]:
             words = ["sh", "-ec", _UP, "sh", str(row.shared / "pulumi")]
-            return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+            return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, env=environment)
 
         unchanged = up()
         (settings,) = folder.glob("Pulumi.*.yaml")

@@ -492,12 +492,17 @@ def test_a_lock_of_a_plain_pulumi_at_work_is_not_broken(disk: Disk) -> None:
 
 
 def test_a_plain_pulumi_says_that_run_launcher_is_at_work(disk: Disk) -> None:
-    handle = disk.ejected('trap "" TERM; while :; do sleep 0.1; done')
+    handle = disk.ejected()
+    shim = psutil.Process(os.getsid(int(handle.coordinates["pid"])))
+    shim.suspend()  # it does not end its worker, so the destroy has to wait, and can be stopped with its lock
     command = [str(SCRIPT), "terminate", handle.run_id]
     with subprocess.Popen(command, env=disk.environment, stdout=subprocess.PIPE, text=True) as ours:
         while not disk.locks():
             assert ours.poll() is None
-        said = disk.pulumi("up --yes --skip-preview", code=1) if ours.poll() is None else ""
+        (engine,) = (each for each in psutil.Process(ours.pid).children() if each.name() == "pulumi")
+        engine.suspend()
+        said = disk.pulumi("up --yes --skip-preview", code=1)
+        engine.resume()
         ours.communicate(timeout=240)
 
     assert ours.returncode == 0

@@ -21,6 +21,7 @@ import pytest
 from targets import ProcessRow
 
 from launchers import WorkerState, launcher_for, load_launcher
+from launchers.testing.contract import eventually
 from programs.provider import place, worker
 from programs.provider.folder import Identity
 from stacks.claims import Claims
@@ -97,7 +98,7 @@ def test_the_process_around_it_is_left_alone(row: ProcessRow, capfd: pytest.Capt
     launcher.terminate(launcher.launch(row.run("exit 0")).handle)
 
     assert around() == before
-    assert threading.active_count() <= threads
+    assert eventually(lambda: threading.active_count() <= threads), threading.enumerate()
     assert capfd.readouterr() == ("", "")
 
 

@@ -84,9 +84,10 @@ def row(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessRow]:
         monkeypatch.setenv("TMPDIR", str(temporary))
         monkeypatch.setattr(tempfile, "tempdir", None)
         row = ProcessRow(folder)
+        before = set(psutil.Process().children(recursive=True))
         yield row
         row.close()
-        for process in [*psutil.Process().children(recursive=True), *row._processes(None)]:
+        for process in [*set(psutil.Process().children(recursive=True)) - before, *row._processes(None)]:
             with suppress(psutil.Error):
                 process.kill()  # a test that failed half-way
 
