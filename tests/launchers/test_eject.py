@@ -493,7 +493,7 @@ def test_a_lock_of_a_plain_pulumi_at_work_is_not_broken(disk: Disk) -> None:
 
 def test_a_plain_pulumi_says_that_run_launcher_is_at_work(disk: Disk) -> None:
     handle = disk.ejected()
-    shim = psutil.Process(os.getsid(int(handle.coordinates["pid"])))
+    shim = psutil.Process(os.getsid(int(str(handle.coordinates["pid"]))))
     shim.suspend()  # it does not end its worker, so the destroy has to wait, and can be stopped with its lock
     command = [str(SCRIPT), "terminate", handle.run_id]
     with subprocess.Popen(command, env=disk.environment, stdout=subprocess.PIPE, text=True) as ours:
