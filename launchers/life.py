@@ -9,7 +9,7 @@ Races, listed once:
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -50,6 +50,7 @@ class Cause:
     account: WorkerStatus | None = None
 
 
+_LOOK_AGAIN: Final = timedelta(seconds=2)  # between two looks at a run that somebody else launches
 _PATIENCE: Final = timedelta(seconds=3)
 """How long a launch that is cancelled gets to write down what it made; after that it is found without the state."""
 ASKED: Final = Cause(terminated=True)
@@ -82,11 +83,14 @@ class Launch:
         self._workspace.engine.prepare()
         backend_id = self._workspace.backend.open()
         self._deadline = time.monotonic() + self._timeout.total_seconds()
-        with self._workspace.backend.claims.hold(self._stack, "launch", self._left()) as claim:
-            record = self._workspace.records.read(self._run.id)
-            known = self._known(record)
-            if known is not None:
-                return known
+        with ExitStack() as held:
+            claim: Claim | None = None
+            while claim is None:
+                claim = self._try_claim(held)
+                record = self._workspace.records.read(self._run.id)
+                known = self._known(record)
+                if known is not None:
+                    return known
             if self._break_lock:
                 self._workspace.engine.unlock(self._stack, claim, force=True)
             self._refuse_elsewhere(record)
@@ -95,6 +99,17 @@ class Launch:
                 earlier = (*record.earlier, self._retire(record))
                 record = None
             return self._launch(claim, record, backend_id, earlier)
+
+    def _try_claim(self, held: ExitStack) -> Claim | None:
+        """The claim, or None after a while: many who wait for one launch see what came of it, and need no turn."""
+        left = self._left()
+        try:
+            claim = self._workspace.backend.claims.hold(self._stack, "launch", min(left, _LOOK_AGAIN))
+            return held.enter_context(claim)
+        except StackLockedError:
+            if left <= _LOOK_AGAIN:
+                raise
+        return None
 
     def foresee(self) -> Launched | None:
         """See RunLauncher.foresee."""

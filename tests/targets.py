@@ -118,7 +118,7 @@ class ProcessRow:
 
     def public_traces(self) -> bytes:
         files = [path for path in self.home.rglob("*") if path.is_file()]
-        processes = [" ".join(_command(each)).encode() for each in psutil.process_iter()]
+        processes = [os.fsencode(" ".join(_command(each))) for each in psutil.process_iter()]
         return b"\n".join([*(path.read_bytes() for path in files), *self._content().values(), *processes])
 
     def stacks(self) -> list[str]:

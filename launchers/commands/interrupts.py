@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -16,7 +17,9 @@ from typing import Final, NoReturn
 _ASKING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+_SOON: Final = 0.01  # seconds after which the callback is over
 _raised: list[Interrupted] = []
+_dropped: list[Interrupted] = []
 
 
 class Interrupted(BaseException):
@@ -54,6 +57,7 @@ def noticed() -> Iterator[None]:
 
 def listen() -> None:
     """Raise Interrupted for each signal that asks to leave; one that the caller ignores (nohup) stays ignored."""
+    sys.unraisablehook = _raise_again
     for number in _ASKING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
@@ -68,5 +72,16 @@ def leave(code: int) -> NoReturn:
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
+    if _dropped:
+        raise _dropped.pop()
     _raised.append(Interrupted(number))
     raise _raised[-1]
+
+
+def _raise_again(dropped: sys.UnraisableHookArgs) -> None:
+    """Raise once more what hit a callback of the interpreter's own (importlib has some), which raises to nobody."""
+    if isinstance(dropped.exc_value, Interrupted):
+        _dropped.append(dropped.exc_value)
+        threading.Timer(_SOON, os.kill, (os.getpid(), dropped.exc_value.exit_code - 128)).start()
+    else:
+        sys.__unraisablehook__(dropped)

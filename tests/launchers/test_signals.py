@@ -15,6 +15,7 @@ import yaml
 from command_line import FOREVER, SCRIPT, CommandLine, read_until, until
 
 STUBBORN = ("sh", "-c", 'trap "" TERM; echo up; while :; do sleep 0.1; done')
+TOLD = 'trap "echo asked" TERM; while :; do sleep 0.1; done'
 ASKING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
@@ -174,6 +175,32 @@ def test_who_looks_leaves_and_the_run_goes_on(cli: CommandLine, words: tuple[str
     assert worker.is_running()
 
 
+DROPPED = """
+import importlib, os, signal, sys, time, weakref
+from launchers.commands.interrupts import Interrupted, listen, noticed
+
+class Thing:
+    pass
+
+listen()
+try:
+    with noticed():
+        thing = Thing()
+        reference = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGINT) or time.sleep(0.1))
+        del thing  # as importlib's own callbacks do, this one drops what is raised in it
+        print("went on", flush=True)
+        time.sleep(60)
+except Interrupted as interrupted:
+    sys.exit(0 if not interrupted.repeated else 3)
+"""
+
+
+def test_an_interrupt_that_hits_a_callback_of_the_interpreter_is_raised_again() -> None:
+    done = subprocess.run([sys.executable, "-c", DROPPED], capture_output=True, text=True, check=False, timeout=30)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")
+
+
 # ---- terminate ----
 
 
@@ -212,7 +239,7 @@ def test_a_terminate_that_is_interrupted_while_it_removes_is_finished_by_the_nex
 
 def test_an_interrupted_terminate_of_several_has_asked_all_of_them(cli: CommandLine, patient: str) -> None:
     for run_id in ("a", "b"):
-        cli("launch", "-t", patient, "--run-id", run_id, "--", *STUBBORN)
+        cli("launch", "-t", patient, "--run-id", run_id, "--", "sh", "-c", TOLD)
     workers = [cli.worker("a"), cli.worker("b")]
     process = cli.begin("terminate", "a", "b")
     until(lambda: len(list(cli.home.glob("state/wishes/*/*.json"))) == 2)
@@ -220,6 +247,7 @@ def test_an_interrupted_terminate_of_several_has_asked_all_of_them(cli: CommandL
 
     assert code == 143
     assert "run-launcher terminate a b" in said
+    until(lambda: all("asked" in cli("logs", run_id).stdout for run_id in ("a", "b")))
     assert [worker.is_running() for worker in workers] == [True, True]
     for worker in workers:
         worker.kill()
