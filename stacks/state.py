@@ -117,16 +117,16 @@ class StateFiles:
             self._store.delete(f"{path}{suffix}")
 
     def remove(self, stack: StackName) -> None:
-        """Delete the stack with its backups, history and locks."""
+        """Delete the stack with its backups, history and locks; the checkpoint, which leads to all others, last."""
         path = f"{stack.project}/{stack.stack}"
-        for suffix in ("", ".bak", _ATTRIBUTES, f".bak{_ATTRIBUTES}"):
-            self._store.delete(f"{_STACKS}/{path}.json{suffix}")
         for folder in (f"history/{path}", f"backups/{path}", f"locks/{stack.full}", f"tags/{path}"):
             self._store.delete(f".pulumi/{folder}")
         torn = re.compile(rf"{re.escape(stack.stack)}\.json[a-z.]*\.[0-9a-f]+\.tmp")
         for name in self._store.names(f"{_STACKS}/{stack.project}"):
             if torn.fullmatch(name):  # an engine was killed while it wrote
                 self._store.delete(f"{_STACKS}/{stack.project}/{name}")
+        for suffix in (f".bak{_ATTRIBUTES}", ".bak", _ATTRIBUTES, ""):
+            self._store.delete(f"{_STACKS}/{path}.json{suffix}")
 
     def stacks(self) -> Iterator[StackName]:
         """Every run stack."""

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -40,6 +40,8 @@ from stacks.errors import ConfigurationError, EngineError, KeyMismatchError, Sta
 from stacks.leases import lease_expired
 from stacks.processes import ProcessIdentity
 from stacks.setup import Cli, ensure_cli, tools_folder
+from stacks.state import StateFiles
+from stacks.store import LocalStore
 
 LIMIT = timedelta(seconds=60)
 _HOLD = """
@@ -380,3 +382,38 @@ def test_a_lock_that_a_killed_pulumi_had_begun_to_write_is_no_lock(bench: Bench)
 
         assert bench.engine.up(Deployment(stack, exporting(2)), claim, LIMIT) == {"value": 2}
     assert not torn.exists()
+
+
+class Dying(LocalStore):
+    """A folder whose user is killed after so many deletions."""
+
+    def __init__(self, root: Path, after: int) -> None:
+        super().__init__(root)
+        self._left = after
+
+    def delete(self, path: str) -> None:
+        if self._left == 0:
+            raise KeyboardInterrupt
+        self._left -= 1
+        super().delete(path)
+
+
+def test_the_checkpoint_leads_to_whatever_a_removal_that_died_has_left(tmp_path: Path) -> None:
+    stack = stack_name("r", 0)
+    path = f"{stack.project}/{stack.stack}"
+    files = [
+        f"stacks/{path}.json",
+        f"stacks/{path}.json.bak",
+        f"history/{path}/r-1.history.json",
+        f"backups/{path}/r.json",
+    ]
+    for after in range(20):
+        store = Dying(tmp_path, after)
+        for name in files:
+            store.write(f".pulumi/{name}", b"{}")
+        with suppress(KeyboardInterrupt):
+            StateFiles(store).remove(stack)
+        left = [each for each in tmp_path.rglob("*") if each.is_file()]
+
+        assert left == [] or list(StateFiles(store).stacks()) == [stack]
+    assert left == []
