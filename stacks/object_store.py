@@ -7,19 +7,25 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/Welcome.html#ConsistencyMo
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from stacks.errors import ConfigurationError
 from stacks.location import Location
 
 _CONNECT: Final = 3  # seconds until an endpoint that does not answer is away
 _READ: Final = 5  # seconds until a server that accepted the connection is away
-_TRIES: Final = 2
-_CONFLICTS: Final = 5  # times that a conditional write is repeated which another one was in the way of
+_TRIES: Final = 2  # where no answer came
+_PAUSES: Final = (0.1, 0.2, 0.4, 0.8)  # seconds before each repetition of what the server failed to do
+_SERVER_ERRORS: Final = {errno.EIO, errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO)}
+"""What s3fs makes of the server's own errors (500, 502, 503, 504: any client has to expect one at times) and of 409."""
+T = TypeVar("T")
 
 
 class ObjectStore:
@@ -33,65 +39,87 @@ class ObjectStore:
     def read(self, path: str) -> bytes | None:
         """See Store."""
         with suppress(FileNotFoundError):
-            content: bytes = self._files.cat_file(self._root + path)
+            content: bytes = _repeated(lambda: self._files.cat_file(self._root + path))
             return content
         return None
 
     def write(self, path: str, content: bytes) -> None:
         """See Store."""
-        self._files.pipe_file(self._root + path, content)
+        _repeated(lambda: self._files.pipe_file(self._root + path, content))
 
     def create(self, path: str, content: bytes) -> bool:
-        """See Store. A refused condition reaches us as one of several errors: whether the object is there decides."""
-        for attempt in range(_CONFLICTS):
+        """See Store. A refused condition reaches us as one of several errors: what is there then decides.
+
+        A write that the server failed to confirm may have been done all the same: it is known by its content.
+        """
+
+        def create() -> bool:
             try:
                 self._files.pipe_file(self._root + path, content, mode="create")
             except FileExistsError:
-                return False
+                return bool(unconfirmed) and self.read(path) == content
             except OSError:
-                if self.read(path) is not None:
-                    return False
-                if attempt == _CONFLICTS - 1:
+                unconfirmed.append(path)
+                found = self.read(path)  # none: the one that was in the way is deleted again, or nothing was done
+                if found is None:
                     raise
-            else:
-                return True
-        return False
+                return found == content
+            return True
+
+        unconfirmed: list[str] = []
+        return _repeated(create, errno.EINVAL)
 
     def delete(self, path: str) -> None:
         """See Store."""
-        with suppress(FileNotFoundError):
-            self._files.rm_file(self._root + path)
-        for each in self._files.find(self._root + path):
-            with suppress(FileNotFoundError):
-                self._files.rm_file(each)
+        self._remove(self._root + path)
+        for each in _repeated(lambda: self._files.find(self._root + path)):
+            self._remove(each)
 
     def names(self, path: str) -> list[str]:
         """See Store."""
         folder = (self._root + path).rstrip("/")
         with suppress(FileNotFoundError):
-            found = (str(name).rstrip("/") for name in self._files.ls(folder, detail=False))
+            listed = _repeated(lambda: self._files.ls(folder, detail=False))
+            found = (str(name).rstrip("/") for name in listed)
             return sorted(name.rpartition("/")[2] for name in found if name != folder)
         return []
 
     def age(self, path: str) -> timedelta | None:
         """See Store. An object that is written now tells the time of the store."""
-        probe = f"{self._root}clock/{uuid.uuid4().hex}"
+        probe = f"clock/{uuid.uuid4().hex}"
         try:
-            written = self._files.modified(self._root + path)
-            self._files.pipe_file(probe, b"")
-            now = self._files.modified(probe)
+            written = self._modified(path)
+            self.write(probe, b"")
+            now = self._modified(probe)
         except FileNotFoundError:
             return None
         finally:
-            with suppress(FileNotFoundError):
-                self._files.rm_file(probe)
+            self._remove(self._root + probe)
         return timedelta(seconds=(now - written).total_seconds())
+
+    def _modified(self, path: str) -> Any:  # noqa: ANN401
+        return _repeated(lambda: self._files.modified(self._root + path))
+
+    def _remove(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            _repeated(lambda: self._files.rm_file(name))
 
     @property
     def _files(self) -> Any:  # noqa: ANN401 - fsspec publishes no types
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = os.getpid(), _open(self._location.options)
         return self._opened[1]
+
+
+def _repeated(call: Callable[[], T], *also: int) -> T:
+    for pause in _PAUSES:
+        try:
+            return call()
+        except OSError as error:
+            if error.errno not in {*_SERVER_ERRORS, *also}:
+                raise
+        time.sleep(pause)
+    return call()
 
 
 def _open(options: dict[str, str]) -> Any:  # noqa: ANN401

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -103,3 +108,67 @@ def test_what_a_killed_writer_began_is_removed_by_the_next_one(tmp_path: Path) -
     LocalStore(tmp_path).write("b.json", b"whole")
 
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([living.name, elsewhere.name, "b.json"])
+
+
+class _Failing(BaseHTTPRequestHandler):
+    """Passes requests on to moto, and answers each one with 500 at first: before, or after it was done."""
+
+    protocol_version = "HTTP/1.1"  # clients ask whether to go on before they send a body
+    behind: str
+    done_first: bool
+    seen: set[str]
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        request = f"{self.command} {self.path}"
+        failing, status, content = request not in self.seen, 500, b""
+        told: dict[str, str] = {}
+        self.seen.add(request)
+        if not failing or self.done_first:
+            kept = {name: text for name, text in self.headers.items() if name.lower() not in {"host", "expect"}}
+            with closing(HTTPConnection(self.behind)) as moto:
+                moto.request(self.command, self.path, body, kept)
+                answer = moto.getresponse()
+                if not failing:
+                    status, told, content = (
+                        answer.status,
+                        {k.lower(): v for k, v in answer.headers.items()},
+                        answer.read(),
+                    )
+        self.send_response(status)
+        for name in {"etag", "last-modified", "content-type"} & told.keys():
+            self.send_header(name, told[name])
+        length = str(len(content)) if content else told.get("content-length", "0")  # an answer to HEAD tells another's
+        self.send_header("Content-Length", length)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_PUT = do_DELETE = do_HEAD = do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_args: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture(params=[False, True], ids=["undone", "done"])
+def failing(request: pytest.FixtureRequest, s3_place: Place) -> Iterator[Store]:
+    """A store on a server that fails each thing once, before it does it or after."""
+    url = s3_place.url
+    behind = url.partition("endpoint=http://")[2].partition("&")[0]
+    handler = type("Handler", (_Failing,), {"behind": behind, "done_first": request.param, "seen": set()})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield open_store(Location(url.replace(behind, f"127.0.0.1:{server.server_port}")))
+        server.shutdown()
+
+
+def test_what_the_server_failed_to_do_is_done_again(failing: Store) -> None:
+    assert failing.create("a/b.json", b"1")
+    assert not failing.create("a/b.json", b"2")
+    assert failing.read("a/b.json") == b"1"
+    failing.write("a/c.json", b"3")
+    assert failing.names("a") == ["b.json", "c.json"]
+    assert failing.age("a/c.json") is not None
+    failing.delete("a/b.json")
+    assert failing.read("a/b.json") is None
+    assert failing.names("clock") == []
