@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -191,8 +191,8 @@ def absent(name: str) -> str | None:
         return f"not installed: {', '.join(missing)}"
     if name == "postgres" and _tool("initdb") is None:
         return "no initdb (Debian: apt install postgresql)"
-    if name == "postgres" and os.geteuid() == 0 and _unprivileged() is None:
-        return "PostgreSQL does not run as root, and there is no other user for it"
+    if name == "postgres" and os.geteuid() == 0 and (_unprivileged() is None or shutil.which("setpriv") is None):
+        return "PostgreSQL does not run as root, and there is no other user for it, or no setpriv to become them"
     return None
 
 
@@ -230,11 +230,11 @@ def _postgres() -> Iterator[Server]:
                 os.chown(path, user, -1)
         data = folder / "data"
         initdb = [_tool("initdb"), "-D", data, "-U", "tester", "--auth=scram-sha-256", f"--pwfile={secret}", "-N"]
-        subprocess.run([*map(str, initdb)], user=user, cwd="/", check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(_by(user, initdb), cwd="/", check=True, stdout=subprocess.DEVNULL)
         settings = {"listen_addresses": "", "unix_socket_directories": folder, "fsync": "off"}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         log = (folder / "log").open("wb")
-        process = subprocess.Popen([str(_tool("postgres")), "-D", str(data), *options], user=user, cwd="/", stderr=log)
+        process = subprocess.Popen(_by(user, [_tool("postgres"), "-D", data, *options]), cwd="/", stderr=log)
         server = Postgres(folder, process)
         try:
             _await(server)
@@ -258,6 +258,12 @@ def _tool(name: str) -> Path | None:
     found = shutil.which(name)
     kept = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     return Path(found) if found else (kept[-1] if kept else None)
+
+
+def _by(user: int | None, command: Sequence[object]) -> list[str]:
+    """The command, run by a user; Popen's own `user` forks, which a process that serves gRPC may not survive."""
+    before = [] if user is None else ["setpriv", f"--reuid={user}", "--clear-groups", "--"]
+    return [*before, *map(str, command)]
 
 
 def _unprivileged() -> int | None:
