@@ -306,8 +306,9 @@ def test_a_stack_that_was_made_again_starts_nothing(disk: Disk) -> None:
 
 def test_another_stack_with_the_same_configuration_starts_nothing(disk: Disk) -> None:
     handle = disk.ejected()
+    settings = disk.settings()
     disk.pulumi("stack init copy")
-    shutil.copy(disk.settings(), disk.folder / "Pulumi.copy.yaml")
+    shutil.copy(settings, disk.folder / "Pulumi.copy.yaml")
     said = disk.pulumi("up --yes --skip-preview -s copy", code=1)
     disk.pulumi("stack rm copy --yes --force")
     for path in sorted(disk.row.home.glob("state/.pulumi/**/copy*"), reverse=True):  # Pulumi keeps backups
