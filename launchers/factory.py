@@ -25,6 +25,7 @@ def make_workspace(config: Config | None = None, progress: Callable[[str], None]
     backend = Backend.at(config.home, config.backend_url, config.backend.passphrase_file)
     return Workspace(
         backend,
+        kind=config.engine.kind,
         cli=config.engine.cli,
         launch_timeout=config.launch.timeout,
         engine_timeout=config.engine.timeout,

@@ -238,6 +238,12 @@ class RunLauncher(ABC, Generic[T]):
 
         return look(self, list(runs))
 
+    def status_of(self, record: Record) -> WorkerStatus:
+        """How the worker of a record that was just read or written is."""
+        from launchers.looking import look  # noqa: PLC0415
+
+        return look(self, [record])[0]
+
     def wait(self, run: WorkerHandle | str, *, timeout: timedelta | None = None) -> WorkerStatus:
         """Wait until the worker has ended, is gone, or cannot be asked here; raises TimeLimitError."""
         deadline = None if timeout is None else time.monotonic() + timeout.total_seconds()

@@ -32,7 +32,7 @@ from stacks.errors import (
     WrongPlaceError,
 )
 from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
-from stacks.records import Attempt, Phase, Record, Removal
+from stacks.records import Attempt, Phase, Record, Removal, Wish
 
 if TYPE_CHECKING:
     from launchers.launcher import RunLauncher
@@ -76,7 +76,8 @@ class Launch:
 
     def perform(self) -> Launched:
         """See RunLauncher.launch."""
-        known = self._known(self._workspace.records.read(self._run.id))
+        seen, held_by_others = self._glance()
+        known = self._known(seen)
         if known is not None:
             return known
         self._launcher.check(self._run)
@@ -86,7 +87,8 @@ class Launch:
         with ExitStack() as held:
             claim: Claim | None = None
             while claim is None:
-                claim = self._try_claim(held)
+                claim = self._try_claim(held, seems_free=not held_by_others)
+                held_by_others = True
                 record = self._workspace.records.read(self._run.id)
                 known = self._known(record)
                 if known is not None:
@@ -100,11 +102,22 @@ class Launch:
                 record = None
             return self._launch(claim, record, backend_id, earlier)
 
-    def _try_claim(self, held: ExitStack) -> Claim | None:
+    def _glance(self) -> tuple[Record | None, bool]:
+        """What is known of the run, and whether somebody works on it."""
+        seen: list[Record | None] = []
+        held: list[bool] = []
+        self._workspace.backend.store.together(
+            lambda: seen.append(self._workspace.records.read(self._run.id)),
+            lambda: held.append(self._workspace.backend.claims.held(self._stack)),
+        )
+        return seen[0], held[0]
+
+    def _try_claim(self, held: ExitStack, *, seems_free: bool) -> Claim | None:
         """The claim, or None after a while: many who wait for one launch see what came of it, and need no turn."""
         left = self._left()
         try:
-            claim = self._workspace.backend.claims.hold(self._stack, "launch", min(left, _LOOK_AGAIN))
+            limit = min(left, _LOOK_AGAIN)
+            claim = self._workspace.backend.claims.hold(self._stack, "launch", limit, seems_free=seems_free)
             return held.enter_context(claim)
         except StackLockedError:
             if left <= _LOOK_AGAIN:
@@ -191,17 +204,16 @@ class Launch:
         like = half_made if half_made is not None and half_made.phase is Phase.WANTED else None
         args = self._launcher.args(self._run, backend_id, like)
         record = self._wanted(args, earlier or (half_made.earlier if half_made else ()))
-        self._workspace.records.keep_template(self._digest, self._launcher.template.canonical())
-        self._workspace.records.write(record)
+        self._workspace.records.write_first(record, self._launcher.template.canonical())
         try:
             handle = enter(self._launcher, args, record if like else None, claim, self._left())
             launched = record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle)
-            self._workspace.records.write(launched)
+            wish = self._workspace.records.write_and_see(launched)
         except BaseException as error:
             self._undo(record, claim, error)
             raise
-        self._refuse_late(launched, claim)
-        return Launched(handle, created=True, status=self._launcher.status(self._run.id))
+        self._refuse_late(launched, wish, claim)
+        return Launched(handle, created=True, status=self._launcher.status_of(launched))
 
     def _wanted(self, args: ProgramArgs[Any], earlier: tuple[Attempt, ...]) -> Record:
         run = self._run
@@ -225,9 +237,8 @@ class Launch:
             earlier=earlier,
         )
 
-    def _refuse_late(self, record: Record, claim: Claim) -> None:
+    def _refuse_late(self, record: Record, wish: Wish | None, claim: Claim) -> None:
         """End the worker again where somebody asked for it meanwhile, or the time has passed: nothing starts late."""
-        wish = self._workspace.records.wish(record.stack)
         if wish is not None:
             end(self._launcher, record, claim, ASKED)
             message = f"run {record.run_id} was terminated by {wish.by} while it was launched; its worker is gone"
@@ -461,7 +472,7 @@ def end(
     launcher: RunLauncher[Any], record: Record, claim: Claim, cause: Cause, limit: timedelta | None = None
 ) -> Record:
     """End and remove everything of an attempt, and write down how it ended; returns the new record."""
-    before = launcher.status(record.run_id)
+    before = launcher.status_of(record)
     objects, left = dismantle(launcher, record, claim, limit)
     ended = before if before.state.ended else _account(launcher.ended_of(record), cause)
     if ended is None and record.handle is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from launchers.life import record_of
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from launchers.launcher import RunLauncher
 
 
-def look(launcher: RunLauncher[Any], runs: list[WorkerHandle | str]) -> list[WorkerStatus]:
-    """The statuses of many runs, with one `find` for all of them."""
+def look(launcher: RunLauncher[Any], runs: Sequence[WorkerHandle | str | Record]) -> list[WorkerStatus]:
+    """The statuses of many runs, with one `find` for all of them; a record that is given is not read again."""
     records = [_record(launcher, run) for run in runs]
     asked = [
         record
@@ -25,20 +26,22 @@ def look(launcher: RunLauncher[Any], runs: list[WorkerHandle | str]) -> list[Wor
     return [_status(launcher, run, record, found) for run, record in zip(runs, records, strict=True)]
 
 
-def _record(launcher: RunLauncher[Any], run: WorkerHandle | str) -> Record | None:
+def _record(launcher: RunLauncher[Any], run: WorkerHandle | str | Record) -> Record | None:
+    if isinstance(run, Record):
+        return run
     if isinstance(run, str):
         return launcher.workspace.records.read(run)
     return launcher.workspace.records.read(run.run_id) or record_of(run)
 
 
-def _can_ask(launcher: RunLauncher[Any], run: WorkerHandle | str, record: Record) -> bool:
+def _can_ask(launcher: RunLauncher[Any], run: WorkerHandle | str | Record, record: Record) -> bool:
     places = {record.place, run.place if isinstance(run, WorkerHandle) else record.place}
     return record.removed is None and all(launcher.reaches(place) for place in places)
 
 
 def _status(
     launcher: RunLauncher[Any],
-    run: WorkerHandle | str,
+    run: WorkerHandle | str | Record,
     record: Record | None,
     found: dict[tuple[str, int], WorkerStatus],
 ) -> WorkerStatus:

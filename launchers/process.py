@@ -87,9 +87,9 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
 
     def providers(self) -> tuple[AttachedProvider, ...]:
         """See RunLauncher."""
-        from programs.provider.attach import serve  # noqa: PLC0415 - loads gRPC
+        from programs.provider.attach import register, serve  # noqa: PLC0415 - loads gRPC
 
-        return (AttachedProvider("runworker", serve),)
+        return (AttachedProvider("runworker", serve, register),)
 
     def coordinates(self, args: ProgramArgs[ProcessTemplate]) -> dict[str, str]:
         """See RunLauncher."""

@@ -63,7 +63,7 @@ class TemplateSettings(BaseModel, frozen=True, extra="forbid"):
 class EngineSettings(BaseModel, frozen=True, extra="forbid"):
     """Which engine, the path of its command where it is not to be looked for, and its time limit for one operation."""
 
-    kind: Literal["auto", "cli"] = "auto"
+    kind: Literal["auto", "warm", "cli"] = "auto"
     cli: Path | None = None
     timeout: TimeLimit = timedelta(minutes=5)
 

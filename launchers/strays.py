@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -31,6 +30,7 @@ from stacks.engine import StackName, stack_name
 from stacks.handle import WorkerHandle
 from stacks.leases import dead_owners
 from stacks.records import Phase, Record
+from stacks.scratch import temporary_files
 
 _NOW: Final = timedelta(0)
 
@@ -66,7 +66,7 @@ def strays(
     for owner in dead_owners(workspace.backend.store):
         why = "its process did not renew it and is gone"
         yield Stray(f"lease of {owner}", why, partial(_bury, workspace, owner))
-    temporary = Path(tempfile.gettempdir()).glob("run-launcher-preview-*")
+    temporary = temporary_files().glob("run-launcher-preview-*")
     for folder in (*workspace.backend.home.glob("work/preview-*"), *temporary):
         if _abandoned(folder, workspace.orphan_age):
             yield Stray(f"folder {folder.name}", "the preview that made it was killed", partial(_delete, folder))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import os
 from collections.abc import Callable
@@ -10,10 +9,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from stacks.backend import Backend
-from stacks.processes import here
+from stacks.processes import here, user_name
 from stacks.records import Records
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ class Workspace:
 
     backend: Backend
     progress: Callable[[str], None] = field(compare=False)
+    kind: Literal["auto", "warm", "cli"] = "auto"
     cli: Path | None = None
     launch_timeout: timedelta = timedelta(seconds=60)
     engine_timeout: timedelta = timedelta(minutes=5)
@@ -43,11 +43,11 @@ class Workspace:
 
     @cached_property
     def engine(self) -> Engine:
-        """The engine; loads Pulumi, and brings the command line at its first operation."""
-        from stacks.cli import CliEngine  # noqa: PLC0415 - loads Pulumi, which reading does without
-        from stacks.setup import ensure_cli, tools_folder  # noqa: PLC0415
+        """The engine; loads Pulumi, and brings the engine's program at its first operation."""
+        from stacks.engines import make_engine  # noqa: PLC0415 - reading does without Pulumi
+        from stacks.setup import tools_folder  # noqa: PLC0415
 
-        return CliEngine(self.backend, lambda: ensure_cli(tools_folder(), self.progress, configured=self.cli))
+        return make_engine(self.backend, self.kind, tools_folder(), self.progress, self.cli)
 
     @property
     def place_name(self) -> str:
@@ -57,8 +57,4 @@ class Workspace:
     @property
     def caller(self) -> str:
         """Who asks, in words: user and host."""
-        try:
-            user = getpass.getuser()
-        except (KeyError, OSError):  # an uid without a passwd entry
-            user = f"uid {os.geteuid()}"
-        return f"{user}@{os.uname().nodename}"
+        return f"{user_name()}@{os.uname().nodename}"

@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import stat
-import tempfile
+import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,10 +24,11 @@ from stacks.errors import ConfigurationError, KeyMismatchError
 from stacks.lease_claims import LeaseClaims
 from stacks.leases import OwnerLease
 from stacks.location import Location
-from stacks.scratch import SOCKET_LIMIT
+from stacks.scratch import SOCKET_LIMIT, temporary_files
 from stacks.store import Store, open_store, read_json
 
 _ODD: Final = re.compile(r"[?#%\x00-\x1f\udc80-\udcff]")
+_LASTS: Final = 5.0  # seconds
 SCHEMES: Final = ("file", "s3", "postgres")
 _NO_KEY: Final = """the backend {backend} needs a key that all its launchers share. Make one, keep it safe, and name it:
   head -c 32 /dev/urandom | base64 >/path/to/run-launcher.passphrase; chmod 600 /path/to/run-launcher.passphrase
@@ -127,9 +128,13 @@ class Backend:
         """The file that holds the passphrase: the configured one, or one of this backend's own."""
         return self.passphrase_file or self.home / "keys" / f"{self._require_id()}.passphrase"
 
+    def passphrase(self) -> str:
+        """The passphrase itself."""
+        return _read_key(self.key_file())
+
     def salt(self) -> str | None:
         """The encryption salt that all stacks of this backend share; None before the first operation."""
-        data = read_json(self.store, "salt.json", "encryptionsalt")
+        data = self._lasting("salt.json", "encryptionsalt")
         return None if data is None else str(data["encryptionsalt"])
 
     def keep_salt(self, salt: str) -> None:
@@ -145,12 +150,26 @@ class Backend:
         name = hashlib.sha256(f"{self.url} {stack.full}".encode()).hexdigest()[:16]
         own = f"run-launcher-{os.geteuid()}"
         short = Path("/tmp") / own / name  # noqa: S108 - where even the folder for temporary files has a long name
-        places = (self.home / "work" / name, Path(tempfile.gettempdir()) / own / name)
+        places = (self.home / "work" / name, temporary_files() / own / name)
         return next((place for place in places if len(os.fsencode(place)) <= SOCKET_LIMIT), short)
 
     def _made(self) -> dict[str, Any] | None:
-        """What tells this backend from any other; None before the first launch."""
-        return read_json(self.store, "backend.json", "id", "canary")
+        """What tells this backend from any other; None before the first launch. It never changes."""
+        return self._lasting("backend.json", "id", "canary")
+
+    def _lasting(self, path: str, *keys: str) -> dict[str, Any] | None:
+        """A file that is never changed; of a store on another host, what was read in the last few seconds holds."""
+        known = self._read.get(path)
+        if known is not None and time.monotonic() - known[0] < _LASTS:
+            return known[1]
+        data = read_json(self.store, path, *keys)
+        if data is not None and self.location.folder is None:
+            self._read[path] = time.monotonic(), data
+        return data
+
+    @cached_property
+    def _read(self) -> dict[str, tuple[float, dict[str, Any]]]:
+        return {}
 
     def _make(self) -> dict[str, Any]:
         identity = str(uuid.uuid4())

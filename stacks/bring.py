@@ -19,7 +19,9 @@ VERSION: Final = "3.259.0"
 """The version that is downloaded or built: the one that the tests run with."""
 LANGUAGE_FILES: Final = ("pulumi-language-python", "pulumi-language-python-exec", "pulumi-resource-pulumi-python")
 
-_MODULES: Final = Path(__file__).parent / "warm"
+WARM_SOURCES: Final = Path(__file__).parent / "warm"
+"""The Go module of the warm engine, which pins what the command line is built from too."""
+WARM_PROGRAM: Final = "run-launcher-engine"
 _CLI_PACKAGE: Final = "github.com/pulumi/pulumi/pkg/v3/cmd/pulumi"
 _SDK_MODULE: Final = "github.com/pulumi/pulumi/sdk/v3"
 _LANGUAGE_PACKAGE: Final = f"{_SDK_MODULE}/python/cmd/pulumi-language-python"
@@ -102,7 +104,7 @@ def build_cli(part: Path, progress: Callable[[str], None]) -> None:
     Raises ToolError.
     """
     elapsed = Elapsed(f"Building the Pulumi CLI {VERSION} from Go modules, some minutes at first", progress)
-    _build(_MODULES, _CLI_PACKAGE, part, elapsed)
+    _build(WARM_SOURCES, _CLI_PACKAGE, part, elapsed)
 
 
 def build_language_host(part: Path, progress: Callable[[str], None]) -> None:
@@ -111,8 +113,8 @@ def build_language_host(part: Path, progress: Callable[[str], None]) -> None:
     Raises ToolError.
     """
     elapsed = Elapsed("Building Pulumi's Python language host from Go modules", progress)
-    _build(_MODULES / "language", _LANGUAGE_PACKAGE, part, elapsed)
-    said = _go(["mod", "download", "-json", _SDK_MODULE], _copied(_MODULES, part), part, elapsed)
+    _build(WARM_SOURCES / "language", _LANGUAGE_PACKAGE, part, elapsed)
+    said = _go(["mod", "download", "-json", _SDK_MODULE], _copied(WARM_SOURCES, part), part, elapsed)
     source = Path(json.loads(said)["Dir"])
     for script in _SCRIPTS:
         target = part / "root" / "bin" / Path(script).name
@@ -120,8 +122,14 @@ def build_language_host(part: Path, progress: Callable[[str], None]) -> None:
         target.chmod(0o755)
 
 
-def _build(modules: Path, package: str, part: Path, elapsed: Elapsed) -> None:
-    target = part / "root" / "bin" / package.rsplit("/", 1)[-1]
+def build_warm(part: Path, progress: Callable[[str], None]) -> None:
+    """Build `part`/root/bin/run-launcher-engine from the sources beside this file; raises ToolError."""
+    elapsed = Elapsed("Building the warm engine from Go modules, some minutes at first", progress)
+    _build(WARM_SOURCES, ".", part, elapsed, name=WARM_PROGRAM)
+
+
+def _build(modules: Path, package: str, part: Path, elapsed: Elapsed, name: str = "") -> None:
+    target = part / "root" / "bin" / (name or package.rsplit("/", 1)[-1])
     flags = ["-trimpath", "-ldflags", _LINK, "-o", str(target)]
     _go(["build", *flags, package], _copied(modules, part), part, elapsed)
 
@@ -129,8 +137,8 @@ def _build(modules: Path, package: str, part: Path, elapsed: Elapsed) -> None:
 def _copied(modules: Path, part: Path) -> Path:
     """A copy of the module's files, since Go locks them and the package may be installed read-only."""
     copy = Path(tempfile.mkdtemp(dir=part))
-    for name in ("go.mod", "go.sum"):
-        shutil.copyfile(modules / name, copy / name)
+    for path in (modules / "go.mod", modules / "go.sum", *modules.glob("*.go")):
+        shutil.copyfile(path, copy / path.name)
     return copy
 
 

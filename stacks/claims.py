@@ -22,15 +22,16 @@ from typing import Any, Final, Protocol
 from stacks.engine import PROJECT_PREFIX, StackName
 from stacks.errors import StackLockedError, Started
 from stacks.leases import OwnerLease
-from stacks.processes import ProcessIdentity, start_in, start_of
+from stacks.processes import ProcessIdentity, start_in, start_of, stat_of
 
 _NOTE: Final = "~cli"
+_SHARED: Final = " shared"
 _POLL: Final = (0.005, 0.1)  # seconds between two looks at a claim that is held: first, last
 
 
 @dataclass(frozen=True)
 class Left:
-    """What a holder wrote of itself, and the note of the command line process that it had started, if any.
+    """What a holder wrote of itself, and the note of the engine's process that it had started, if any.
 
     The note is "pid stat", the second half as the kernel wrote it.
     """
@@ -39,8 +40,13 @@ class Left:
     note: str | None = None
 
     @property
+    def shared(self) -> bool:
+        """True if the process works on other stacks too."""
+        return (self.note or "").endswith(_SHARED)
+
+    @property
     def process(self) -> ProcessIdentity | None:
-        """The command line process that the note tells of."""
+        """The engine's process that the note tells of."""
         words = (self.note or "").rpartition(")")
         pid = (self.note or "").split(" ", 1)[0]
         if not pid.isdigit() or not {"host", "place"} <= set(self.who):
@@ -64,8 +70,13 @@ class Claim:
     def assure(self) -> None:
         """Raise ClaimLostError where others may have taken over."""
 
-    def tell(self, pid: int) -> None:
-        """Let those who would take over know of the engine's process, before it does anything."""
+    def tell(self, pid: int, *, shared: bool = False) -> None:
+        """Let those who would take over know of the engine's process, before it does anything.
+
+        A shared one works on other stacks too, and is not ended to stop what it does on this one.
+        """
+        if shared and self.note is not None:
+            self.note.write_text(note_of(pid, shared=True), encoding="utf-8")
 
     def settle(self) -> None:
         """What dead holders left is put right, and may be forgotten."""
@@ -74,8 +85,13 @@ class Claim:
 class Claiming(Protocol):
     """The claims on one backend's stacks: who holds one is alone."""
 
-    def hold(self, stack: StackName, what: str, timeout: timedelta) -> AbstractContextManager[Claim]:
-        """Wait for the claim and hold it; raises StackLockedError that names the holder when the time has passed."""
+    def hold(
+        self, stack: StackName, what: str, timeout: timedelta, *, seems_free: bool = False
+    ) -> AbstractContextManager[Claim]:
+        """Wait for the claim and hold it; raises StackLockedError that names the holder when the time has passed.
+
+        With `seems_free`, what a look at it told a moment ago, the first try goes without another look.
+        """
 
     def holder(self, stack: StackName) -> dict[str, Any] | None:
         """Who holds the claim now, or held it when they died; None if nobody does. Changes nothing."""
@@ -102,7 +118,14 @@ class Claims:
         return self._folder / stack.shard / stack.stack
 
     @contextmanager
-    def hold(self, stack: StackName, what: str, timeout: timedelta) -> Iterator[Claim]:
+    def hold(
+        self,
+        stack: StackName,
+        what: str,
+        timeout: timedelta,
+        *,
+        seems_free: bool = False,  # noqa: ARG002 - its first try costs no look
+    ) -> Iterator[Claim]:
         """See Claiming."""
         path = self.path(stack)
         fd = self._acquire(stack, timeout)
@@ -199,6 +222,11 @@ def _left(who: dict[str, Any] | None, note: Path) -> tuple[Left, ...]:
     with suppress(FileNotFoundError):
         words = note.read_text(encoding="utf-8")
     return () if who is None and words is None else (Left(who or {}, words),)
+
+
+def note_of(pid: int, *, shared: bool) -> str:
+    """What is noted of an engine's process."""
+    return f"{pid} {stat_of(pid)}{_SHARED if shared else ''}"
 
 
 def _note_of(path: Path) -> Path:

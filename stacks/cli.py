@@ -6,13 +6,9 @@ read here. https://www.pulumi.com/docs/iac/automation-api/
 
 from __future__ import annotations
 
-import os
 import secrets
-import shutil
-import signal
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,38 +16,32 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from stacks.claims import Claim
-from stacks.engine import Adoption, AttachedProvider, Change, Deployment, StackName
-from stacks.errors import EngineError, RunLauncherError, StackLockedError, Started
-from stacks.leases import lease_expired
-from stacks.locks import proven_dead
+from stacks.engine import AttachedProvider, Change, Deployment, StackName
 from stacks.operation import Operation, operation, refuse_fork
 from stacks.scratch import preview_folder
-from stacks.state import StateFiles, adopted
+from stacks.state import StateFiles
+from stacks.state_engine import StateEngine, caught
 from stacks.store import LocalStore
 
 if TYPE_CHECKING:
     from stacks.backend import Backend
     from stacks.setup import Cli
 
-_LEFT_ALONE: Final = 5.0  # seconds that the process of a dead launcher gets to end by itself
-_POLL: Final = (0.05, 0.5)  # seconds between two looks at a lock that is waited for: first, last
 _NO_DEADLOCK: Final = {"PULUMI_DIY_BACKEND_PARALLEL": "1", "GOMAXPROCS": "4"}
 """Pulumi's listing in PostgreSQL asks for each row while it holds the connection of the listing, out of a pool of
 2 x GOMAXPROCS: several listings at once take all connections, and wait for one another for ever (bucket.go)."""
-_TAKES: Final = timedelta(seconds=2)  # far above the time between beginning to write a lock and its being there
 _QUIET: Final = ("--skip-preview", "--yes", "--suppress-progress", "--suppress-outputs")
 _INLINE: Final = ("--exec-kind", "auto.inline", *_QUIET)
 
 
-class CliEngine:
+class CliEngine(StateEngine):
     """See Engine. `cli` is called at the first operation, so that reading loads and installs nothing."""
 
     name = "cli"
 
     def __init__(self, backend: Backend, cli: Callable[[], Cli]) -> None:
-        self._backend = backend
+        super().__init__(backend)
         self._cli = cli
-        self._state = StateFiles(backend.store)
 
     def prepare(self) -> None:
         """See Engine."""
@@ -66,7 +56,7 @@ class CliEngine:
         def perform(left: timedelta | None) -> None:
             self._state.make(stack)
             self.forget_pending(stack, claim)
-            with self._operation(stack, claim) as work, _caught(deployment.program) as program:
+            with self._operation(stack, claim) as work, caught(deployment.program) as program:
                 self._declare(work, deployment)
                 with work.serving(program) as address:
                     work.run(["up", f"--client={address}", "-s", stack.full, *_INLINE], deployment.providers, left)
@@ -82,7 +72,7 @@ class CliEngine:
         with (
             preview_folder(self._backend.home / "work") as around,
             operation(self._cli(), around / "o", self._preview_environment(around)) as work,
-            _caught(deployment.program) as program,
+            caught(deployment.program) as program,
         ):
             copy = StateFiles(LocalStore(around / "o" / "state"))
             copy.make(stack)
@@ -116,125 +106,17 @@ class CliEngine:
         self._unlocked(stack, claim, timeout, perform)
         return counts[0]
 
-    def remove(self, stack: StackName, claim: Claim) -> None:
-        """See Engine."""
-        self.unlock(stack, claim)
-        self._state.remove(stack)
-        shutil.rmtree(self._backend.scratch(stack), ignore_errors=True)  # what a killed operation left
-
-    def adopt(self, deployment: Deployment, adoption: Adoption, claim: Claim, timeout: timedelta | None = None) -> None:
-        """See Engine."""
-        stack = deployment.stack
-        self._unlocked(stack, claim, timeout, lambda _: None)
-        if self._backend.salt() is None or self._state.deployment(stack) in (None, {}):
-            self.up(Deployment(stack, lambda: None), claim, timeout)  # makes the stack and its encryption salt
-        latest = self._state.deployment(stack) or {}
-        merged = adopted(stack, adoption, latest.get("secrets_providers") or {})
-        self._state.write(stack, {**merged, "manifest": latest["manifest"]})
-        with self._operation(stack, claim) as work:
+    def _refresh(self, deployment: Deployment, claim: Claim, timeout: timedelta | None) -> None:
+        with self._operation(deployment.stack, claim) as work:
             self._declare(work, deployment)
             with work.serving(deployment.program) as address:  # it is not run, but a project has to have one
-                work.run(["refresh", f"--client={address}", "-s", stack.full, *_INLINE], deployment.providers, timeout)
-
-    def forget_pending(self, stack: StackName, claim: Claim) -> list[str]:  # noqa: ARG002 - the claim is the licence
-        """See Engine."""
-        return self._state.forget_pending(stack)
-
-    def outputs(self, stack: StackName) -> dict[str, Any] | None:
-        """See Engine."""
-        return self._state.outputs(stack)
-
-    def stacks(self) -> Iterator[StackName]:
-        """See Engine."""
-        return self._state.stacks()
-
-    def cancel(self, stack: StackName, patience: timedelta = timedelta(0)) -> bool:
-        """See Engine."""
-        for left in self._backend.claims.look(stack):
-            process = left.process
-            if process is not None and process.alive():
-                with suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGTERM)
-                    if patience and not process.await_end(patience.total_seconds()):
-                        os.kill(process.pid, signal.SIGKILL)  # it waits for a provider that does not answer
-                return True
-        return False
-
-    def unlock(self, stack: StackName, claim: Claim, *, force: bool = False) -> list[str]:
-        """See Engine."""
-        claim.assure()
-        self._settle(claim)
-        for path, age in self._state.torn_locks(stack).items():
-            if age < _TAKES and not force:
-                message = "another Pulumi command is just about to work on this run; try again when it is done"
-                raise StackLockedError(message, started=Started.UNKNOWN)
-            self._state.unlock(path)
-        broken = []
-        for path, lock in self._state.locks(stack).items():
-            words = (
-                f"{lock.get('username')}@{lock.get('hostname')} (pid {lock.get('pid')}) since {lock.get('timestamp')}"
-            )
-            if not force and not self._dead(lock, claim):
-                message = (
-                    f"another Pulumi command works on this run, or died while it did: {words}. Wait for it, or, if "
-                    "it is gone for certain, repeat this with --break-lock"
-                )
-                raise StackLockedError(message)
-            self._state.unlock(path)
-            broken.append(words)
-        claim.settle()
-        return broken
-
-    def _unlocked(
-        self,
-        stack: StackName,
-        claim: Claim,
-        timeout: timedelta | None,
-        perform: Callable[[timedelta | None], None],
-    ) -> None:
-        """Perform an operation as soon as no living process locks the stack; it gets what is left of the time."""
-        deadline = None if timeout is None else time.monotonic() + timeout.total_seconds()
-        pause = _POLL[0]
-        while True:
-            left = None if deadline is None else timedelta(seconds=max(0.0, deadline - time.monotonic()))
-            try:
-                self.unlock(stack, claim)
-                perform(left)
-            except StackLockedError:
-                if left is not None and left.total_seconds() <= pause:
-                    raise
-            else:
-                return
-            time.sleep(pause)
-            pause = min(pause * 1.5, _POLL[1])
-
-    def _dead(self, lock: dict[str, Any], claim: Claim) -> bool:
-        """True if the lock is one that a dead holder of this claim had taken, or whose process is proven gone."""
-        for left in claim.left:
-            process = left.process
-            if process is not None and (process.pid, process.host) == (lock.get("pid"), lock.get("hostname")):
-                alive = process.alive()
-                if alive is None:
-                    return lease_expired(self._backend.store, str(left.who.get("owner", "")))
-                return not alive
-        folder = self._backend.location.folder
-        return folder is not None and proven_dead(lock, folder)
-
-    @staticmethod
-    def _settle(claim: Claim) -> None:
-        """End the process that a dead holder of this claim had started: nobody waits for its answer any more."""
-        for process in filter(None, (left.process for left in claim.left)):
-            for number in (0, signal.SIGTERM, signal.SIGKILL):  # first it may end by itself
-                if not process.alive():
-                    break
-                with suppress(ProcessLookupError):
-                    os.kill(process.pid, number)
-                process.await_end(_LEFT_ALONE)
+                arguments = ["refresh", f"--client={address}", "-s", deployment.stack.full, *_INLINE]
+                work.run(arguments, deployment.providers, timeout)
 
     @contextmanager
     def _operation(self, stack: StackName, claim: Claim) -> Iterator[Operation]:
         def forget_lock(pid: int) -> None:
-            for path, lock in self._state.locks(stack).items():
+            for path, lock in self._state.locks(self._state.lock_files(stack)).items():
                 if lock.get("pid") == pid:
                     self._state.unlock(path)
 
@@ -269,23 +151,3 @@ class CliEngine:
         if self._backend.salt() is None:
             settings = yaml.safe_load(work.settings.read_text(encoding="utf-8")) or {}
             self._backend.keep_salt(settings["encryptionsalt"])
-
-
-@contextmanager
-def _caught(program: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """Let an error of ours that the program raises come out as itself, not as the engine's account of it."""
-    raised: list[RunLauncherError] = []
-
-    def run() -> None:
-        try:
-            program()
-        except RunLauncherError as error:
-            raised.append(error)
-            raise
-
-    try:
-        yield run
-    except EngineError as error:
-        if raised:
-            raise raised[0] from error
-        raise

@@ -72,10 +72,14 @@ class Serving(Protocol):
 
 @dataclass(frozen=True)
 class AttachedProvider:
-    """A provider plugin of one package that runs inside this process for the length of one operation."""
+    """A provider plugin of one package that runs inside this process.
+
+    `serve` has it listen for the length of one operation, `register` adds it to a gRPC server that only we can reach.
+    """
 
     package: str
     serve: Callable[[], AbstractContextManager[Serving]]
+    register: Callable[[Any], None]
 
 
 @dataclass(frozen=True)

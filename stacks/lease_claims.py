@@ -7,8 +7,9 @@ listing shows whatever was written before it, of two contenders at least one see
 Of several that see each other, the one whose name comes first stays and looks again, and the others withdraw. Deleting
 what is dead deletes by its name, and so can never hit a living one.
 
-A claim is dead when its process is proven gone (from the same place), or, where nobody can see that process, when its
-owner's lease has not been renewed for 60 s by the store's own clock. A holder that was away for so long finds out
+A claim is dead when its process is proven gone (from the same place), or, where nobody can see that process, when for
+60 s, by the store's own clock, neither its file was written nor its owner's lease renewed. So a claim needs a lease
+only once it is older than the time between two renewals (leases.py). A holder that was away for so long finds out
 before it goes on (Claim.assure). Deaths, between each pair of writes:
 - after its file was written, before its lease: the file's own age counts as the lease's.
 - after its lease was removed, before its file: likewise; nothing was left undone.
@@ -22,16 +23,15 @@ import random
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, Final
 
-from stacks.claims import Claim, Left, held_by
+from stacks.claims import Claim, Left, held_by, note_of
 from stacks.engine import PROJECT_PREFIX, StackName
 from stacks.errors import ClaimLostError, StackLockedError, Started
-from stacks.leases import OwnerLease, lease_expired
+from stacks.leases import OwnerLease, lease_expired, now
 from stacks.processes import ProcessIdentity
 from stacks.store import Store, walk, write_json
 
@@ -59,13 +59,10 @@ class LeaseClaim(Claim):
             )
             raise ClaimLostError(message, started=Started.UNKNOWN)
 
-    def tell(self, pid: int) -> None:
+    def tell(self, pid: int, *, shared: bool = False) -> None:
         """See Claim."""
         self.assure()
-        stat = ""
-        with suppress(OSError):
-            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").strip()
-        write_json(self.store, self.mine, {**self.who, "note": f"{pid} {stat}"})
+        write_json(self.store, self.mine, {**self.who, "note": note_of(pid, shared=shared)})
 
     def settle(self) -> None:
         """See Claim."""
@@ -80,14 +77,15 @@ class LeaseClaims:
         self._lease = lease
 
     @contextmanager
-    def hold(self, stack: StackName, what: str, timeout: timedelta) -> Iterator[Claim]:
+    def hold(self, stack: StackName, what: str, timeout: timedelta, *, seems_free: bool = False) -> Iterator[Claim]:
         """See Claiming."""
         owner = self._lease.owner
         who = {**ProcessIdentity.own().to_dict(), "owner": owner, "what": what}
         mine = f"{_folder(stack)}/{uuid.uuid4().hex}"
-        dead = self._acquire(stack, mine, {**who, "since": datetime.now(UTC).isoformat()}, timeout)
+        who_since = {**who, "since": datetime.now(UTC).isoformat()}
+        dead, written = self._acquire(stack, mine, who_since, timeout, seems_free=seems_free)
         try:
-            with self._lease():
+            with self._lease(written):
                 claim = LeaseClaim(
                     stack,
                     left=tuple(dead.values()),
@@ -123,12 +121,16 @@ class LeaseClaims:
             if dead and not living:
                 yield stack
 
-    def _acquire(self, stack: StackName, mine: str, who: dict[str, Any], timeout: timedelta) -> dict[str, Left]:
-        """Wait until nobody else holds the claim; returns what dead holders left, by path."""
+    def _acquire(
+        self, stack: StackName, mine: str, who: dict[str, Any], timeout: timedelta, *, seems_free: bool
+    ) -> tuple[dict[str, Left], float]:
+        """Wait until nobody else holds the claim; returns what dead holders left, by path, and when it was written."""
         deadline, pause = time.monotonic() + timeout.total_seconds(), _POLL[0]
         while True:
-            living, _ = self._sort(stack)
+            living = {} if seems_free else self._sort(stack)[0]
+            seems_free = False
             if not living:
+                written = now()
                 try:
                     write_json(self._store, mine, who)
                     dead = self._alone(stack, mine)
@@ -136,7 +138,7 @@ class LeaseClaims:
                     self._lease.remove(mine)
                     raise
                 if dead is not None:
-                    return dead
+                    return dead, written
                 self._lease.remove(mine)
                 living, _ = self._sort(stack)
             if time.monotonic() >= deadline:

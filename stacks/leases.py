@@ -1,8 +1,10 @@
 """Owner leases: how a launcher process tells those who cannot see it that it is at work.
 
 leases/<owner>.json is written when a process takes its first claim, renewed every 10 s while it holds any, and removed
-with the last one. How old it is, the store's own clock says; two hosts' clocks are never compared. An owner that could
-not renew for 50 s has lost its claims, whatever others did meanwhile: it takes another name, and what it held fails.
+with the last one. Where claims are files whose age the store tells, those stand for the lease until the first renewal,
+which most never see. How old a file is, the store's own clock says; two hosts' clocks are never compared. An owner that
+could not renew for 50 s has lost its claims, whatever others did meanwhile: it takes another name, and what it held
+fails.
 """
 
 from __future__ import annotations
@@ -33,17 +35,21 @@ class OwnerLease:
     owner: str = field(default_factory=lambda: uuid.uuid4().hex)
     _held: int = 0
     _renewed: float = 0.0
+    _written: bool = False
     _later: list[str] = field(default_factory=list)
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _idle: threading.Event = field(default_factory=threading.Event)
     _keeper: threading.Thread | None = None
 
     @contextmanager
-    def __call__(self) -> Iterator[str]:
-        """Hold the lease; yields the owner's id."""
+    def __call__(self, since: float | None = None) -> Iterator[str]:
+        """Hold the lease; yields the owner's id. A claim that was written after `since` needs none before a renewal."""
         with self._guard:
             if self._held == 0:
-                self._renew()
+                if since is None:
+                    self._renew()
+                else:
+                    self._renewed = since
             self._held += 1
             self._keep_it()
         try:
@@ -52,7 +58,9 @@ class OwnerLease:
             with self._guard:
                 self._held -= 1
                 if self._held == 0:
-                    self._remove(self._path)
+                    if self._written:
+                        self._written = False
+                        self._remove(self._path)
                     self._end_idle()
 
     def stands(self, owner: str) -> bool:
@@ -83,16 +91,17 @@ class OwnerLease:
             self._later.append(path)
 
     def _renew(self) -> None:
-        began = _now()
+        began = now()
+        self._written = True
         mine = {"v": 1, "owner": self.owner, **ProcessIdentity.own().to_dict()}
         write_json(self.store, self._path, {**mine, "renewed_at": datetime.now(UTC).isoformat()})
         self._renewed = began
 
     def _give_up_late(self) -> None:
-        if self._held and _now() - self._renewed > self.life.total_seconds() - self.renewal:
+        if self._held and now() - self._renewed > self.life.total_seconds() - self.renewal:
             self._later.append(self._path)
             self.owner = uuid.uuid4().hex
-            self._renewed = _now()
+            self._renewed = now()
 
     def _keep_it(self) -> None:
         """Have the lease renewed, and what could not be deleted deleted, by a thread that ends when all is done."""
@@ -140,6 +149,6 @@ def _path_of(owner: str) -> str:
     return f"leases/{owner}.json"
 
 
-def _now() -> float:
-    """Seconds that also pass while the machine sleeps."""
+def now() -> float:
+    """Seconds of a clock that also goes on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()

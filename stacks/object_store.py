@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from stacks.errors import ConfigurationError
@@ -21,6 +24,7 @@ from stacks.location import Location
 
 _CONNECT: Final = 3  # seconds until an endpoint that does not answer is away
 _READ: Final = 5  # seconds until a server that accepted the connection is away
+_AT_ONCE: Final = 8  # requests
 _TRIES: Final = 2  # where no answer came
 _PAUSES: Final = (0.1, 0.2, 0.4, 0.8)  # seconds before each repetition of what the server failed to do
 _SERVER_ERRORS: Final = {errno.EIO, errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO)}
@@ -35,6 +39,7 @@ class ObjectStore:
         self._location = location
         self._root = f"{location.bucket}/{location.prefix}"
         self._opened: tuple[int, Any] | None = None
+        self._opening: dict[int, threading.Lock] = {}
 
     def read(self, path: str) -> bytes | None:
         """See Store."""
@@ -72,17 +77,36 @@ class ObjectStore:
     def delete(self, path: str) -> None:
         """See Store."""
         self._remove(self._root + path)
-        for each in _repeated(lambda: self._files.find(self._root + path)):
-            self._remove(each)
+
+    def clear(self, path: str) -> None:
+        """See Store."""
+        found = _repeated(lambda: self._files.find(f"{self._root}{path}/"))
+        self.together(*(partial(self._remove, each) for each in found))
+
+    def together(self, *calls: Callable[[], object]) -> None:
+        """See Store."""
+        if len(calls) < 2:  # noqa: PLR2004 - one needs no thread
+            for call in calls:
+                call()
+            return
+        with ThreadPoolExecutor(min(len(calls), _AT_ONCE)) as threads:
+            for done in [threads.submit(call) for call in calls]:
+                done.result()
 
     def names(self, path: str) -> list[str]:
         """See Store."""
-        folder = (self._root + path).rstrip("/")
+        folder = f"{self._location.prefix}{path}".rstrip("/") + "/"
+        asked = {"Bucket": self._location.bucket, "Prefix": folder.lstrip("/"), "Delimiter": "/"}
+        found: list[str] = []
         with suppress(FileNotFoundError):
-            listed = _repeated(lambda: self._files.ls(folder, detail=False))
-            found = (str(name).rstrip("/") for name in listed)
-            return sorted(name.rpartition("/")[2] for name in found if name != folder)
-        return []
+            more = True
+            while more:  # not by `ls`: where nothing is, that looks at the parent as well
+                listed = _repeated(lambda: self._files.call_s3("list_objects_v2", **asked))
+                found += [each["Key"] for each in listed.get("Contents") or []]
+                found += [each["Prefix"].rstrip("/") for each in listed.get("CommonPrefixes") or []]
+                more = bool(listed.get("IsTruncated"))
+                asked["ContinuationToken"] = listed.get("NextContinuationToken", "")
+        return sorted(name for each in found if (name := each.rpartition("/")[2]))
 
     def age(self, path: str) -> timedelta | None:
         """See Store. An object that is written now tells the time of the store."""
@@ -106,9 +130,11 @@ class ObjectStore:
 
     @property
     def _files(self) -> Any:  # noqa: ANN401 - fsspec publishes no types
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), _open(self._location.options)
-        return self._opened[1]
+        pid = os.getpid()
+        with self._opening.setdefault(pid, threading.Lock()):  # in a fork, the parent's may be held for ever
+            if self._opened is None or self._opened[0] != pid:
+                self._opened = pid, _open(self._location.options)
+            return self._opened[1]
 
 
 def _repeated(call: Callable[[], T], *also: int) -> T:
@@ -125,6 +151,7 @@ def _repeated(call: Callable[[], T], *also: int) -> T:
 def _open(options: dict[str, str]) -> Any:  # noqa: ANN401
     try:
         import s3fs  # noqa: PLC0415 - costs half a second, which other backends need not pay
+        from botocore.handlers import add_expect_header  # noqa: PLC0415
     except ImportError as error:
         message = "a backend at s3:// needs the extra 's3': pip install 'run-launcher[s3]'"
         raise ConfigurationError(message) from error
@@ -152,6 +179,8 @@ def _open(options: dict[str, str]) -> Any:  # noqa: ANN401
         **({"profile": options["profile"]} if "profile" in options else {}),
     )
     files.retries = _TRIES
+    files.connect()
+    files.s3.meta.events.unregister("before-call.s3", add_expect_header)  # or each write waits for two answers
     return files
 
 

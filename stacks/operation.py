@@ -147,7 +147,7 @@ class Operation:
                 message = f"the engine was not done after {_in_words(timeout)} and was stopped"
                 raise TimeLimitError(message, started=Started.UNKNOWN, details=text)
             if process.returncode != 0:
-                raise _failure(process.returncode, report, shutil.disk_usage(self.folder).free)
+                raise failure(process.returncode, report, shutil.disk_usage(self.folder).free)
             return report
 
     def _let_go(self, process: subprocess.Popen[bytes]) -> None:
@@ -263,7 +263,8 @@ def _read_report(events: Path, text: str, hide: Callable[[str], str]) -> Report:
     return Report(tuple(steps), tuple(errors), text)
 
 
-def _failure(code: int, report: Report, free: int) -> EngineError | KeyMismatchError:
+def failure(code: int, report: Report, free: int) -> EngineError | KeyMismatchError:
+    """The error for an operation that failed: `code` is its process's, `free` the bytes that its disk has left."""
     text = "\n".join([*report.errors, report.text])
     if "incorrect passphrase" in text:
         message = "the key of the backend is not the one that this run was launched with; nothing was done"

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import ModuleType
@@ -66,9 +66,9 @@ CREATE TABLE IF NOT EXISTS {table} (
 );
 CREATE INDEX IF NOT EXISTS {index} ON {table} (key text_pattern_ops)
 """
-_DELETE: Final = r"""
-DELETE FROM {table} WHERE key = %s
-OR key LIKE replace(replace(replace(%s, '\', '\\'), '%%', '\%%'), '_', '\_') || '/%%' RETURNING 1
+_CLEAR: Final = r"""
+DELETE FROM {table}
+WHERE key LIKE replace(replace(replace(%s, '\', '\\'), '%%', '\%%'), '_', '\_') || '/%%' RETURNING 1
 """
 _NAMES: Final = r"""
 SELECT DISTINCT split_part(substr(key, length(%s) + 2), '/', 1) FROM {table}
@@ -110,8 +110,16 @@ class PostgresStore:
 
     def delete(self, path: str) -> None:
         """See Store."""
-        key = self._key(path)
-        self._ask(_DELETE, key, key)
+        self._ask("DELETE FROM {table} WHERE key = %s RETURNING 1", self._key(path))
+
+    def clear(self, path: str) -> None:
+        """See Store."""
+        self._ask(_CLEAR, self._key(path))
+
+    def together(self, *calls: Callable[[], object]) -> None:
+        """See Store. They take turns."""
+        for call in calls:
+            call()
 
     def names(self, path: str) -> list[str]:
         """See Store."""

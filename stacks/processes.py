@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import getpass
+import hashlib
 import os
 import select
 import subprocess
@@ -79,6 +82,21 @@ def await_exit(process: subprocess.Popen[bytes], seconds: float | None) -> bool:
     return True
 
 
+def stat_of(pid: int) -> str:
+    """What the kernel tells of a process in one line, from which its start can be read again; empty elsewhere."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").strip()
+    return ""
+
+
+def user_name() -> str:
+    """Who this user is, in words; by number where passwd has no entry."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.geteuid()}"
+
+
 @contextmanager
 def _watch(pid: int) -> Iterator[Callable[[float | None], object]]:
     """Yields a function that returns when the process has ended, or some time has passed."""
@@ -108,6 +126,24 @@ def here() -> str:
     with suppress(OSError):
         namespace = Path("/proc/self/ns/pid").stat().st_ino
     return f"{boot}/{namespace}"
+
+
+@functools.cache
+def maker_place() -> str:
+    """A short name of the place that a maker's pid belongs to: another place's pids say nothing here."""
+    return hashlib.sha256(here().encode()).hexdigest()[:8]
+
+
+def maker() -> str:
+    """What in a file's name tells who made it: the place and the pid of this process."""
+    return f"{maker_place()}-{os.getpid()}"
+
+
+def maker_died(name: str) -> bool:
+    """True for a name that begins with a maker of this place who is gone."""
+    place, _, rest = name.partition("-")
+    pid = rest.partition("-")[0]
+    return place == maker_place() and pid.isdigit() and not psutil.pid_exists(int(pid))
 
 
 def start_in(stat: str) -> int | None:

@@ -10,13 +10,26 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import grpc
 from pulumi.automation._server import LanguageServer  # what serves inline programs; it has no public name
 from pulumi.errors import RunError
 from pulumi.runtime import reset_options, run_in_stack, set_all_config
+from pulumi.runtime._grpc_settings import _GRPC_CHANNEL_OPTIONS
 from pulumi.runtime.proto import language_pb2, language_pb2_grpc
+from pulumi.runtime.proto.resource_pb2_grpc import ResourceMonitorStub
+
+
+class _Lasting(ThreadPoolExecutor):
+    """The threads of all event loops, in which their programs' calls wait; none of them ends with a loop."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - the base's
+        """Do nothing: a loop that closes is not the last one."""
+
+
+CALLS: Final = 128  # that wait for engines at once, of all programs together; the others get their turn
+_CALLERS: Final = _Lasting(CALLS, thread_name_prefix="run-launcher-call")
 
 
 class ProgramServer(LanguageServer):
@@ -27,10 +40,11 @@ class ProgramServer(LanguageServer):
     https://github.com/pulumi/pulumi/blob/v3.259.0/sdk/python/lib/pulumi/automation/_server.py
     """
 
-    def __init__(self, program: Callable[[], None]) -> None:
+    def __init__(self, program: Callable[[], None], engine: object = None) -> None:
         super().__init__(program)
+        self._engine = engine
         self._guard = threading.Lock()
-        self._running: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
+        self._running: dict[asyncio.AbstractEventLoop, tuple[asyncio.Task[None], grpc.Channel]] = {}
         self._stopped = False
 
     def Run(self, request: Any, context: object) -> object:  # noqa: ANN401, ARG002, N802 - the protocol's
@@ -38,17 +52,19 @@ class ProgramServer(LanguageServer):
         return contextvars.copy_context().run(self._run, request)
 
     def stop(self) -> None:
-        """Cancel what still runs: its engine is gone."""
+        """Cancel what still runs, with the calls that it waits for: its engine is gone, or does not answer any more."""
         with self._guard:
             self._stopped = True
-            for loop, task in self._running.items():
+            for loop, (task, channel) in self._running.items():
                 loop.call_soon_threadsafe(task.cancel)
+                channel.close()
 
     def _run(self, request: Any) -> object:  # noqa: ANN401
+        channel = grpc.insecure_channel(request.monitor_address, options=_GRPC_CHANNEL_OPTIONS)
         reset_options(
             project=request.project,
-            monitor_address=request.monitor_address,
-            engine_address=request.args[0] if request.args else "",
+            monitor_address=ResourceMonitorStub(channel),  # type: ignore[arg-type] # Settings takes objects, too
+            engine_address=self._engine or (request.args[0] if request.args else ""),  # type: ignore[arg-type]
             stack=request.stack,
             parallel=request.parallel,
             preview=request.dryRun,
@@ -58,17 +74,19 @@ class ProgramServer(LanguageServer):
             set_all_config(request.config, request.configSecretKeys or None)
         try:
             with _event_loop() as loop:
-                self._run_in(loop)
+                self._run_in(loop, channel)
         except RunError as error:
             return language_pb2.RunResponse(error=str(error))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever it is, the engine must be told
             return language_pb2.RunResponse(error=f"{error}\n{traceback.format_exc()}")
+        finally:
+            channel.close()
         return language_pb2.RunResponse()
 
-    def _run_in(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _run_in(self, loop: asyncio.AbstractEventLoop, channel: grpc.Channel) -> None:
         task = loop.create_task(run_in_stack(self.program))
         with self._guard:
-            self._running[loop] = task
+            self._running[loop] = task, channel
             if self._stopped:
                 task.cancel()
         try:
@@ -82,7 +100,7 @@ class ProgramServer(LanguageServer):
 def _event_loop() -> Iterator[asyncio.AbstractEventLoop]:
     """An event loop that is closed in the end, with everything in it cancelled and awaited."""
     loop = asyncio.new_event_loop()
-    loop.set_default_executor(ThreadPoolExecutor(max_workers=4))
+    loop.set_default_executor(_CALLERS)
     loop.set_exception_handler(lambda *_: None)  # what is cancelled below has failed already, and was told
     try:
         yield loop
@@ -92,7 +110,6 @@ def _event_loop() -> Iterator[asyncio.AbstractEventLoop]:
             task.cancel()
         if tasks:
             loop.run_until_complete(asyncio.wait(tasks))
-        loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
 
 

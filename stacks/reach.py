@@ -49,6 +49,14 @@ class Reached:
         """See Store."""
         self._told(lambda: self._store.delete(path))
 
+    def clear(self, path: str) -> None:
+        """See Store."""
+        self._told(lambda: self._store.clear(path))
+
+    def together(self, *calls: Callable[[], object]) -> None:
+        """See Store."""
+        self._store.together(*calls)
+
     def names(self, path: str) -> list[str]:
         """See Store."""
         return self._told(lambda: self._store.names(path))

@@ -115,6 +115,16 @@ class Records:
         """Replace the record; the caller holds the claim of its stack."""
         self._store.write(_path(record.run_id), record.model_dump_json(indent=1).encode())
 
+    def write_first(self, record: Record, template: str) -> None:
+        """Write the record of a launch that begins, and keep the template that its digest stands for."""
+        self._store.together(lambda: self.keep_template(record.digest, template), lambda: self.write(record))
+
+    def write_and_see(self, record: Record) -> Wish | None:
+        """Replace the record, and tell whether somebody wants its attempt to end, who wrote so before this began."""
+        seen: list[Wish | None] = []
+        self._store.together(lambda: self.write(record), lambda: seen.append(self.wish(record.stack)))
+        return seen[0]
+
     def delete(self, run_id: str) -> None:
         """Forget a run; the caller holds the claim of its stack."""
         self._store.delete(_path(run_id))

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
-
 from stacks.errors import DamagedFileError
 from stacks.location import Location
-from stacks.processes import here
+from stacks.processes import maker, maker_died
 
 
 class Store(Protocol):
@@ -33,7 +29,13 @@ class Store(Protocol):
         """Write a file that is not there; False if it is, whoever made it first."""
 
     def delete(self, path: str) -> None:
-        """Delete a file or a whole folder; nothing happens where there is none."""
+        """Delete a file; nothing happens where there is none."""
+
+    def clear(self, path: str) -> None:
+        """Delete a folder with all that is in it; nothing happens where there is none."""
+
+    def together(self, *calls: Callable[[], object]) -> None:
+        """Make calls of which none needs another's effect: at once where each is a way of its own."""
 
     def names(self, path: str) -> list[str]:
         """The names in a folder, sorted; empty for one that is not there."""
@@ -73,14 +75,26 @@ class LocalStore:
     def delete(self, path: str) -> None:
         """See Store."""
         target = self.root / path
-        if target.is_dir() and not target.is_symlink():
-            for child in target.iterdir():
-                self.delete(f"{path}/{child.name}")
-            with suppress(FileNotFoundError):
-                target.rmdir()
-        else:
+        with suppress(NotADirectoryError):
             target.unlink(missing_ok=True)
             _bury_parts(target.parent)
+
+    def clear(self, path: str) -> None:
+        """See Store."""
+        target = self.root / path
+        if target.is_dir() and not target.is_symlink():
+            for child in target.iterdir():
+                if child.is_dir() and not child.is_symlink():
+                    self.clear(f"{path}/{child.name}")
+                else:
+                    self.delete(f"{path}/{child.name}")
+            with suppress(FileNotFoundError):
+                target.rmdir()
+
+    def together(self, *calls: Callable[[], object]) -> None:
+        """See Store."""
+        for call in calls:
+            call()
 
     def names(self, path: str) -> list[str]:
         """See Store."""
@@ -101,7 +115,7 @@ class LocalStore:
         """The content in a file beside the target, for this user alone; what is still there at the end is removed."""
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _bury_parts(target.parent)
-        part = target.with_name(f".{_writer()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+        part = target.with_name(f".{maker()}-{uuid.uuid4().hex[:8]}.part")
         try:
             with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(content)
@@ -112,19 +126,10 @@ class LocalStore:
 
 def _bury_parts(folder: Path) -> None:
     """Remove what a process of this place that was killed while it wrote had begun in a folder."""
-    mine = f".{_writer()}-"
     with suppress(FileNotFoundError):
         for each in folder.iterdir():
-            if each.name.startswith(mine) and each.name.endswith(".part"):
-                pid = each.name.removeprefix(mine).partition("-")[0]
-                if pid.isdigit() and not psutil.pid_exists(int(pid)):
-                    each.unlink(missing_ok=True)
-
-
-@functools.cache
-def _writer() -> str:
-    """A short name of the place that a writer's pid belongs to: another place's pids say nothing here."""
-    return hashlib.sha256(here().encode()).hexdigest()[:8]
+            if each.name.startswith(".") and each.name.endswith(".part") and maker_died(each.name[1:]):
+                each.unlink(missing_ok=True)
 
 
 def open_store(location: Location) -> Store:

@@ -83,9 +83,9 @@ class CommandLine:
         """Launch a run without a word."""
         self("launch", "--run-id", run_id, "--", *command)
 
-    def json(self, *words: str, code: int = 0) -> Any:  # noqa: ANN401 - whatever JSON holds
+    def json(self, *words: str, code: int = 0, **environment: str) -> Any:  # noqa: ANN401 - whatever JSON holds
         """What a command answers to a program."""
-        return json.loads(self(*words, "-o", "json", code=code).stdout)
+        return json.loads(self(*words, "-o", "json", code=code, **environment).stdout)
 
     def processes(self) -> list[psutil.Process]:
         """Every process of this user's runs, as the kernel shows them."""

@@ -13,17 +13,35 @@ import pytest
 if TYPE_CHECKING:
     from servers import Place, Server
 
+_SHOWN = 3000  # characters of what a failure says, at once; all of it follows at the end
 pytest.register_assert_rewrite("launchers.testing.contract")
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: targets.py is found by its name
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--target", action="append", default=[], help="only this target's rows (may be repeated)")
-    parser.addoption("--engine", action="append", default=[], choices=["cli"], help="only this engine")
+    parser.addoption("--engine", action="append", default=[], choices=["cli", "warm"], help="only this engine")
     parser.addoption("--backend", action="append", default=[], help="only this backend of the contract: file, s3 …")
     parser.addoption(
         "--require", action="append", default=[], help="fail, not skip, where this target or server is absent"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # not in the processes that pytest-xdist starts
+        config.pluginmanager.register(AtOnce(config))
+
+
+class AtOnce:
+    """Tells of a failure when it comes: of a run that a time limit cuts short, nothing else would say what failed."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.write_line(f"\n{report.nodeid} failed in {report.when}:\n{report.longreprtext[-_SHOWN:]}")
 
 
 @pytest.hookimpl(tryfirst=True)

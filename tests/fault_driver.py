@@ -1,10 +1,11 @@
 """Kills one process of a launch, a termination or a reconcile at one of its writes, and looks at what is left.
 
 Kill points: the n-th write of the launcher or of the provider plugin (fault_victim.py counts them), or the n-th of
-some system calls of one thread of the command line or of the shim, which `strace` kills as it enters the call.
+some system calls of one thread of the command line, of the warm engine's process or of the shim, which `strace` kills
+as it enters the call.
 Observer: the kernel (processes by a mark in their environment, and by the folders in their command lines), the files,
 and a line that each worker writes where only the test reads it. Each trial is told apart by a seed and a number, and
-is the same each time, as far as the threads of the command line are.
+is the same each time, as far as the threads of the engine are.
 """
 
 from __future__ import annotations
@@ -25,22 +26,26 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
+import pytest
 from targets import ProcessRow
 
 from launchers import Run
 from launchers.factory import make_workspace
 from launchers.launcher import RunLauncher
 from launchers.reconcile import Reconciler
-from launchers.settings import Config, ReconcileSettings
+from launchers.settings import ReconcileSettings
 from launchers.testing.contract import eventually
 from programs.provider.worker import SHIM
 from stacks.errors import LaunchConflictError
 from stacks.records import Phase
+from stacks.scratch import socket_folder
 from stacks.setup import ensure_cli, tools_folder
+from stacks.warm_setup import ensure_warm
 
 SEED: Final = "2026-11"
 CALLS: Final = {
     "cli": (("mkdirat", 3), ("renameat", 6), ("unlinkat", 8), ("openat", 30)),
+    "engine": (("write", 8), ("read", 14), ("connect", 1), ("accept4", 1), ("epoll_pwait", 20)),
     "shim": (("openat", 8), ("linkat", 1), ("unlinkat", 2), ("renameat", 1), ("write", 3), ("clone,fork,vfork", 2)),
 }
 """For each victim sets of system calls, and about how many of them one of its threads makes."""
@@ -75,12 +80,13 @@ class Trial:
 class Bench:
     """A row with a backend of its own, and the commands that are killed in it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.row = ProcessRow(folder)
+    def __init__(self, folder: Path, engine: str = "cli") -> None:
+        self.row = ProcessRow(folder, engine=engine)
         self.folder = folder
         self.mark = os.urandom(8).hex()
         self.lines = self.row.shared / "lines"
-        self.cli = ensure_cli(tools_folder(), print)
+        self.engine = engine
+        self.cli = ensure_cli(tools_folder(), print).path
         (folder / "tmp").mkdir()
 
     # ---- what happens before the kill ----
@@ -116,13 +122,15 @@ class Bench:
 
     def kill(self, trial: Trial, words: list[str], chance: random.Random) -> bool:
         """Run the command and have it, or one of its processes, killed at a write; False if it came to its end."""
-        at, cli = 0, None
+        at, program = 0, None
         if trial.victim == "launcher":
-            at = chance.randint(1, totals()[words[0]])
+            at = chance.randint(1, totals(self.engine)[words[0]])
         if trial.victim == "cli":
-            cli = self.traced("cli", self.cli.path, chance)
+            program = self.traced("cli", self.cli, chance)
+        if trial.victim == "engine":
+            program = self.traced("engine", ensure_warm(tools_folder(), print), chance)
         shim = self.traced("shim", SHIM, chance) if (trial.command, trial.victim) == ("launch", "shim") else None
-        with self.environment(AT=str(at), CLI=cli, SHIM=shim) as env:
+        with self.environment(AT=str(at), PROGRAM=program, SHIM=shim) as env:
             code = self._run([sys.executable, str(VICTIM), *words], env)
         return code == -signal.SIGKILL or self.traced_died()
 
@@ -133,7 +141,7 @@ class Bench:
         plugin.parent.mkdir(exist_ok=True)
         plugin.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(VICTIM))} plugin\n")
         plugin.chmod(0o755)
-        cli = self.traced("cli", self.cli.path, chance) if trial.victim == "cli" else self.cli.path
+        cli = self.traced("cli", self.cli, chance) if trial.victim == "cli" else self.cli
         stack = workspace.records.read(run_id).stack.full  # type: ignore[union-attr]
         at = chance.randint(1, 12) if trial.victim == "provider" else 0
         with self.environment(AT=str(at)) as env:
@@ -181,6 +189,7 @@ class Bench:
             MARK: self.mark,
             "FAULT_HOME": str(self.row.home),
             "FAULT_AT": AT,
+            "FAULT_ENGINE": self.engine,
             "PYTHONDONTWRITEBYTECODE": "1",
             "TMPDIR": str(self.folder / "tmp"),
             **given,
@@ -192,7 +201,8 @@ class Bench:
         return self.row.launcher(grace="2s")
 
     def reconcile(self) -> None:
-        config = Config(home=self.row.home, reconcile=ReconcileSettings.model_validate({"orphan_age": "0s"}))
+        settings = ReconcileSettings.model_validate({"orphan_age": "0s"})
+        config = self.row.config().model_copy(update={"reconcile": settings})
         told = list(Reconciler(make_workspace(config)).once())
         assert [each.error for each in told if each.error] == []
 
@@ -222,6 +232,9 @@ class Bench:
     def left(self) -> list[str]:
         """All that should not be there: processes that carry our mark, files that are neither record nor archive."""
         eventually(lambda: not list(self.processes()))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("tempfile.tempdir", str(self.folder / "tmp"))
+            socket_folder().rmdir()  # as the next launcher there does: it removes those of killed ones
         home = self.row.home
         files = [*home.glob("runs/*/*"), *home.glob("work/*"), *(self.folder / "tmp").iterdir()]
         locks = [path for path in home.glob("state/.pulumi/locks/**/*") if path.is_file()]
@@ -242,11 +255,11 @@ class Bench:
 
 
 @functools.cache
-def totals() -> dict[str, int]:
+def totals(engine: str) -> dict[str, int]:
     """How many writes each command makes of which nobody kills anything; counted on a bench of its own."""
     found = {}
     with tempfile.TemporaryDirectory(prefix="rl-fault-") as name:
-        bench, chance = Bench(Path(name)), random.Random(1)  # noqa: S311 - repeatable
+        bench, chance = Bench(Path(name), engine), random.Random(1)  # noqa: S311 - repeatable
         for command in ("launch", "terminate", "reconcile"):
             _, words = bench.prepare(Trial(command, "nobody", 0), chance)
             with bench.environment(COUNT=Path(name, "count")) as env:

@@ -22,6 +22,7 @@ from launchers.reconcile import Reconciler
 from launchers.settings import EngineSettings, ReconcileSettings
 from programs.provider import __main__ as plugin
 from programs.provider import worker
+from stacks import engines
 
 WRITES = {
     "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod", "fcntl.flock",
@@ -45,7 +46,8 @@ def watch(at: int) -> None:
 
 def main() -> None:
     what, *words = sys.argv[1:]
-    home, cli, shim = (os.environ.get(name) for name in ("FAULT_HOME", "FAULT_CLI", "FAULT_SHIM"))
+    home, program, shim = (os.environ.get(name) for name in ("FAULT_HOME", "FAULT_PROGRAM", "FAULT_SHIM"))
+    kind = os.environ["FAULT_ENGINE"]
     if shim:
         worker.SHIM = Path(shim)  # type: ignore[misc] # a wrapper that kills it
     if what == "plugin":
@@ -53,7 +55,11 @@ def main() -> None:
         plugin.main()
         return
     settings = ReconcileSettings(orphan_age=timedelta(0))
-    config = Config(home=Path(str(home)), engine=EngineSettings(cli=Path(cli) if cli else None), reconcile=settings)
+    cli = Path(program) if program and kind == "cli" else None
+    if program and kind == "warm":
+        engines.ensure_warm = lambda *_: Path(program)  # type: ignore[attr-defined] # a wrapper that kills it
+    engine = EngineSettings.model_validate({"kind": kind, "cli": cli})
+    config = Config(home=Path(str(home)), engine=engine, reconcile=settings)
     workspace = make_workspace(config)
     _ = workspace.engine  # everything is loaded before the writes are counted
     watch(int(os.environ["FAULT_AT"]))

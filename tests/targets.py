@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
+import pytest
 from servers import Place
 
 from launchers import WorkerHandle, WorkerStatus, load_launcher
 from launchers.launcher import RunLauncher
-from launchers.settings import BackendSettings, Config
+from launchers.settings import BackendSettings, Config, EngineSettings
 from programs.args import Run
 from programs.process.template import ProcessTemplate
 from programs.provider.worker import SHIM
+from stacks.setup import tools_folder
+from stacks.warm_setup import can_build, find_warm
 
 KEPT: Final = ("state/records/", "state/templates/", "state/backend.json", "state/salt.json", "state/.pulumi/meta.yaml",
                "keys/", "logs/")  # fmt: skip
@@ -36,14 +39,25 @@ print(launcher_for(handle).status(handle).model_dump_json())
 _numbers = itertools.count()
 
 
+def take_engine(request: pytest.FixtureRequest, engine: str) -> str:
+    """The engine's name, where it is chosen and can be had; else the test is skipped, or fails if it is required."""
+    if engine not in (request.config.getoption("--engine") or [engine]):
+        pytest.skip("not chosen with --engine")
+    if engine == "warm" and find_warm(tools_folder()) is None and not can_build():
+        required = engine in request.config.getoption("--require")
+        (pytest.fail if required else pytest.skip)("the warm engine is absent, and there is no Go to build it")
+    return engine
+
+
 class ProcessRow:
     """The target `process`. Its workers are known by a variable in their environment, as the kernel shows it."""
 
     name = "process"
     absent: str | None = None
 
-    def __init__(self, folder: Path, place: Place | None = None) -> None:
+    def __init__(self, folder: Path, place: Place | None = None, engine: str = "auto") -> None:
         self.place = place
+        self.engine = EngineSettings.model_validate({"kind": engine})
         self.home = folder / "home"
         self.shared = folder / "shared"
         self.shared.mkdir()
@@ -63,11 +77,12 @@ class ProcessRow:
 
     def config(self) -> Config:
         if self.place is None:
-            return Config(home=self.home)
+            return Config(home=self.home, engine=self.engine)
         key = self.shared / "key"
         if not key.exists():
             key.write_text("a key that all hosts share")
-        return Config(home=self.home, backend=BackendSettings(url=self.place.url, passphrase_file=key))
+        backend = BackendSettings(url=self.place.url, passphrase_file=key)
+        return Config(home=self.home, engine=self.engine, backend=backend)
 
     def run(self, script: str, *words: str, run_id: str | None = None, **fields: Any) -> Run:  # noqa: ANN401 - Run's own
         return Run(id=run_id or f"run-{next(_numbers)}", command=("sh", "-c", script, "sh", *words), **fields)
@@ -76,6 +91,7 @@ class ProcessRow:
         backend = self.config().backend
         settings = {
             "RUN_LAUNCHER_HOME": self.home,
+            "RUN_LAUNCHER_ENGINE__KIND": self.engine.kind,
             "RUN_LAUNCHER_BACKEND__URL": backend.url,
             "RUN_LAUNCHER_BACKEND__PASSPHRASE_FILE": backend.passphrase_file,
         }

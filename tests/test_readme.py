@@ -27,7 +27,7 @@ ROOT: Final = Path(__file__).parents[1]
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 PACKAGES: Final = ("launchers", "programs", "stacks")
 SDKS: Final = ("boto3", "botocore", "dagster", "docker", "grpc", "kubernetes", "pulumi")
-SOURCES: Final = {".c", ".py", ".yaml"}
+SOURCES: Final = {".c", ".go", ".py", ".yaml"}
 INSTALLS: Final = ("make ", "pip ")
 """How lines begin that install or call this very suite; they are checked, not run."""
 TOOLS: Final = tools_folder()  # asked before a test has a home of its own, so that no test brings an engine again

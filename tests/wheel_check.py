@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from zipfile import ZipFile
 ROOT = Path(__file__).parents[1]
 TOP_LEVEL = {"launchers", "programs", "stacks"}
 SHIPPED_SUFFIXES = {".go", ".mod", ".py", ".sum", ".typed", ".yaml"}
-NOT_SHIPPED = {"programs/provider/build_shim.py"}
+NOT_SHIPPED = {"launchers/build_wheel.py", "programs/provider/build_shim.py"}
 MODULES = ("go.mod", "go.sum", "language/go.mod", "language/go.sum")
 
 
@@ -26,7 +27,7 @@ def build(folder: Path) -> Path:
 def wanted() -> set[str]:
     """Every file of the three packages that a user needs, as it is in the checkout."""
     files = {path for name in TOP_LEVEL for path in (ROOT / name).rglob("*") if path.suffix in SHIPPED_SUFFIXES}
-    return {str(path.relative_to(ROOT)) for path in files} - NOT_SHIPPED
+    return {str(path.relative_to(ROOT)) for path in files if not path.name.endswith("_test.go")} - NOT_SHIPPED
 
 
 def faults(names: set[str]) -> list[str]:
@@ -34,11 +35,17 @@ def faults(names: set[str]) -> list[str]:
     top_level = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     needed = wanted() | {f"stacks/warm/{name}" for name in MODULES} | {"programs/provider/shim"}
     needed |= {f"{name}/py.typed" for name in TOP_LEVEL}
+    if shutil.which("go") is not None:
+        needed.add("stacks/warm/run-launcher-engine")
     return [
         *(f"a top-level name that is not ours: {name}" for name in sorted(top_level - TOP_LEVEL)),
         *(f"absent: {name}" for name in sorted(needed - names)),
-        *(f"shipped, but is of no use to a user: {name}" for name in sorted(NOT_SHIPPED & names)),
+        *(f"shipped, but is of no use to a user: {name}" for name in sorted(names - needed) if useless(name)),
     ]
+
+
+def useless(name: str) -> bool:
+    return name in NOT_SHIPPED or name.endswith("_test.go")
 
 
 def main() -> int:

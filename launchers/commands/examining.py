@@ -18,6 +18,7 @@ from launchers.commands.output import Shape, one_line, write
 from launchers.commands.preparing import cli_words
 from launchers.commands.shapes import Examination, FindingInfo
 from launchers.factory import load_launcher, make_workspace
+from stacks.engines import choose_engine
 from stacks.errors import RunLauncherError
 from stacks.probe import SUPPORTED, ask
 from stacks.setup import Cli, find_cli, has_language_host, tools_folder
@@ -96,10 +97,11 @@ def _engine(config: Config) -> Iterator[Finding]:
         found.extend([cli] if cli else [])
         return cli_words(cli) if cli else ""
 
-    finding = _asked("engine", engine)
-    missing = "not there yet: the first launch brings it, or `run-launcher setup`"
-    yield finding if finding.value else Finding("engine", missing, Level.NOTE)
-    yield Finding("supported engines", f"Pulumi CLI from {SUPPORTED[0]} on, below {SUPPORTED[1]}")
+    yield _asked("engine", lambda: _chosen(config, tools))
+    finding = _asked("command line", engine)
+    missing = "not there yet: what needs it brings it, or `run-launcher setup`"
+    yield finding if finding.value else Finding("command line", missing, Level.NOTE)
+    yield Finding("supported command lines", f"Pulumi CLI from {SUPPORTED[0]} on, below {SUPPORTED[1]}")
     on_path = shutil.which("pulumi")
     if on_path and not any(cli.path == Path(on_path).absolute() for cli in found):
         problem = ask(Path(on_path).absolute(), tools).problem or "was not asked for: another one comes first"
@@ -109,6 +111,12 @@ def _engine(config: Config) -> Iterator[Finding]:
         there = has_language_host(cli)
         missing = "missing: programs on disk will not run, launches do (`run-launcher setup` builds it)"
         yield Finding("language host", "there", Level.OK) if there else Finding("language host", missing, Level.NOTE)
+
+
+def _chosen(config: Config, tools: Path) -> str:
+    choice = choose_engine(config.engine.kind, tools, config.engine.cli)
+    where = "not there yet: the first launch brings it" if choice.program is None else str(choice.program)
+    return f"{choice.kind}, {where} ({choice.why})"
 
 
 def _keeping(config: Config) -> Iterator[Finding]:

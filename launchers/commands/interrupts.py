@@ -18,6 +18,7 @@ _ASKING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 _SOON: Final = 0.01  # seconds after which the callback is over
+_GOODBYE: Final = 0.5  # seconds that an engine gets to end; what it still does then, it cancels by itself
 _raised: list[Interrupted] = []
 _dropped: list[Interrupted] = []
 
@@ -64,7 +65,12 @@ def listen() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process at once: no thread that still waits for something keeps it."""
+    """End the process at once: no thread that still waits for something keeps it, and no engine for long."""
+    for number in _ASKING:
+        signal.signal(number, signal.SIG_IGN)
+    warm = sys.modules.get("stacks.warm_server")  # there where something was launched
+    if warm is not None:
+        warm.ENGINES.hang_up(_GOODBYE)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

@@ -108,11 +108,11 @@ class Stay:
         except OutputError:
             self._say_left("running")
             raise
-        say(f"run {self._run_id} {_ended(status)}")
+        ended = f"run {self._run_id} {_ended(status)}"
         if self._wanted.remove:
-            self._remove()
-        elif status.state is WorkerState.FAILED:
-            say(f"  run-launcher why {self._run_id}")
+            self._remove(ended)
+        else:
+            say(ended, *([f"  run-launcher why {self._run_id}"] if status.state is WorkerState.FAILED else []))
         if self._wanted.worker_code and status.state is WorkerState.FAILED and status.exit_code:
             return status.exit_code
         return EXIT_CODES[status.state]
@@ -123,9 +123,10 @@ class Stay:
         for shown in copy_logs(self._launcher, self._record, follow=True, skip=self._shown):
             self._shown = shown
 
-    def _remove(self) -> None:
+    def _remove(self, ended: str) -> None:
         try:
             with noticed():
+                say(ended)
                 self._launcher.clean(self._run_id)
                 self._launcher.discard(self._launcher.record(self._run_id))
         except Interrupted:

@@ -9,7 +9,9 @@ from launchers.commands.output import Shape, pairs, table, write
 from launchers.commands.session import say
 from launchers.commands.shapes import EngineInfo, SettingInfo
 from launchers.eject import path_by_hand
+from stacks.engines import bring_warm, choose_engine
 from stacks.setup import Cli, ensure_cli, ensure_language_host, has_language_host, tools_folder
+from stacks.warm_setup import ensure_warm
 
 if TYPE_CHECKING:
     from launchers.commands.session import Session
@@ -24,9 +26,11 @@ WHY = {
 
 def setup(session: Session, output: Shape, *, path: bool) -> None:
     """See the command."""
-    configured = session.config().engine.cli
+    engine = session.config().engine
     tools = tools_folder()
-    cli = ensure_language_host(ensure_cli(tools, say, configured=configured), tools, say)
+    cli = ensure_language_host(ensure_cli(tools, say, configured=engine.cli), tools, say)
+    warm = ensure_warm(tools, say) if engine.kind == "warm" else bring_warm(tools, say)
+    choice = choose_engine(engine.kind, tools, engine.cli)
     folders = path_by_hand(cli)
     info = EngineInfo(
         path=str(cli.path),
@@ -35,13 +39,24 @@ def setup(session: Session, output: Shape, *, path: bool) -> None:
         tools=str(tools),
         language_host=has_language_host(cli),
         folders=tuple(folders),
+        kind=choice.kind,
+        why=choice.why,
+        warm=str(warm or ""),
     )
 
     def text() -> list[str]:
         host = "there" if info.language_host else "missing: programs on disk will not run, launches do"
         if path:
             return [os.pathsep.join(folders)]
-        return pairs([("engine", cli_words(cli)), ("tools", str(tools)), ("language host", host)])
+        return pairs(
+            [
+                ("engine", f"{choice.kind} ({choice.why})"),
+                ("warm engine", info.warm or "missing: launches take the command line"),
+                ("command line", cli_words(cli)),
+                ("tools", str(tools)),
+                ("language host", host),
+            ]
+        )
 
     write(output, info, text, [info.path])
 

@@ -95,7 +95,10 @@ class Examination(Told, frozen=True):
 
 
 class EngineInfo(Told, frozen=True):
-    """setup; `folders` come first on PATH for a `pulumi` run by hand."""
+    """setup; `folders` come first on PATH for a `pulumi` run by hand, `kind` and `why` tell the engine of launches.
+
+    `warm` is the warm engine's program, empty where it could not be had.
+    """
 
     path: str
     version: str
@@ -103,6 +106,9 @@ class EngineInfo(Told, frozen=True):
     tools: str
     language_host: bool
     folders: tuple[str, ...]
+    kind: Literal["warm", "cli"]
+    why: str
+    warm: str
 
 
 class SettingInfo(Told, frozen=True):

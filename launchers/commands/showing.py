@@ -24,7 +24,6 @@ from launchers.settings import Config
 from programs.args import Run
 from programs.process.template import ProcessTemplate
 from stacks.handle import WorkerHandle, WorkerState
-from stacks.setup import ensure_cli, tools_folder
 
 if TYPE_CHECKING:
     from launchers.commands.session import Session
@@ -45,10 +44,11 @@ def demo(session: Session) -> int:
     home = Path(tempfile.mkdtemp(prefix="run-launcher-demo-"))
     try:
         begun = time.monotonic()
-        cli = ensure_cli(tools_folder(), say, configured=engine.cli)
-        _tell(f"engine ready: Pulumi CLI {cli.version}", time.monotonic() - begun)
         config = Config(home=home, engine=engine)
-        launcher = load_launcher(ProcessTemplate(), config=config, workspace=make_workspace(config, say))
+        workspace = make_workspace(config, say)
+        workspace.engine.prepare()
+        _tell(f"engine ready: {workspace.engine.name}", time.monotonic() - begun)
+        launcher = load_launcher(ProcessTemplate(), config=config, workspace=workspace)
         left = _live(launcher, Run.new((sys.executable, "-u", "-c", _PROGRAM)), home)
     finally:
         shutil.rmtree(home, ignore_errors=True)

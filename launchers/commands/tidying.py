@@ -6,8 +6,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from launchers.reconcile import Reconciler
+from stacks.engines import choose_engine
 from stacks.errors import RunLauncherError
-from stacks.setup import find_cli, tools_folder
+from stacks.setup import tools_folder
 
 if TYPE_CHECKING:
     from launchers.workspace import Workspace
@@ -20,5 +21,5 @@ def tidy(workspace: Workspace, records: list[Record]) -> None:
     The engine is not brought for it, and nothing is told: it is a courtesy of commands that have done their work.
     """
     with suppress(RunLauncherError, OSError):
-        if find_cli(tools_folder(), configured=workspace.cli) is not None:
+        if choose_engine(workspace.kind, tools_folder(), workspace.cli).program is not None:
             Reconciler(workspace).remove_one(records)

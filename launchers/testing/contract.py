@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -85,6 +86,12 @@ def eventually(condition: Callable[[], bool], within: timedelta = PATIENCE) -> b
             return False
         threading.Event().wait(0.01)
     return True
+
+
+def written(path: Path) -> str:
+    """What a worker wrote, as soon as it has written something."""
+    assert eventually(lambda: path.exists() and path.stat().st_size > 0)
+    return path.read_text()
 
 
 class LauncherContract:
@@ -320,8 +327,7 @@ class LauncherContract:
 
         assert len({each.handle.to_json() for each in results}) == 1
         assert sum(each.created for each in results) == 1
-        assert eventually(lines.exists)
-        assert lines.read_text() == "once\n"
+        assert written(lines) == "once\n"
         assert row.executions(run.id) == 1
 
     def test_only_the_next_attempt_starts_another_worker(self, row: TargetRow, launcher: RunLauncher[Any]) -> None:
@@ -515,8 +521,7 @@ class LauncherContract:
 
         launched = row.launcher().launch(run)
 
-        assert eventually(lines.exists)
-        assert lines.read_text() == "once\n"
+        assert written(lines) == "once\n"
         assert row.executions(run.id) == 1
         assert row.alive(launched.handle)
 
@@ -566,7 +571,7 @@ class LauncherContract:
 
         assert not adopted.created
         assert row.alive(adopted.handle)
-        assert lines.read_text() == "once\n"
+        assert written(lines) == "once\n"
         assert row.launcher().launch(run).handle == adopted.handle
         with pytest.raises(RunNotFoundError):
             row.launcher().adopt("stranger")

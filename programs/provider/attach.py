@@ -30,6 +30,11 @@ class Attached:
         self.guard.serve(pid, self.port)
 
 
+def register(server: grpc.Server) -> None:
+    """Have a gRPC server answer for the provider; whoever reaches it is answered."""
+    provider_pb2_grpc.add_ResourceProviderServicer_to_server(RunworkerServicer(), server)
+
+
 @contextmanager
 def serve(servicer: RunworkerServicer | None = None) -> Iterator[Attached]:
     """Listen until the block ends; `servicer` stands in for the provider's own."""

@@ -10,9 +10,13 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Final
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package: servers.py is found by its name
+
 from .figures import at_once, growth, shim_memory, start_up
+from .flow import backends, first, flow
 from .lives import lives
 from .place import Place, place
 from .table import Table
@@ -23,6 +27,9 @@ FIGURES: Final[dict[str, Callable[[Place, int], Table]]] = {
     "shim": shim_memory,
     "once": at_once,
     "growth": growth,
+    "flow": flow,
+    "first": first,
+    "backends": backends,
 }
 
 

@@ -23,7 +23,7 @@ from .ways import launcher
 STARTS: Final = 20
 AT_ONCE: Final = 50
 FEW: Final = 10
-MANY: Final = 2000
+MANY: Final = 5000
 LISTED: Final = 1000
 
 

@@ -18,6 +18,8 @@ import psutil
 
 from stacks.errors import SetupError
 from stacks.setup import Cli, ensure_cli, ensure_language_host, tools_folder
+from stacks.warm_server import ENGINES
+from stacks.warm_setup import ensure_warm
 
 BIN: Final = Path(sys.executable).parent
 WORKER: Final = ("sleep", "600")
@@ -83,6 +85,7 @@ def place(say: Callable[[str], None]) -> Iterator[Place]:
             try:
                 yield Place(folder, cli, say)
             finally:
+                ENGINES.close()
                 _end(mark, say)
                 shutil.rmtree(folder, ignore_errors=True)
     tempfile.tempdir = None
@@ -90,6 +93,8 @@ def place(say: Callable[[str], None]) -> Iterator[Place]:
 
 def _engine(tools: Path, say: Callable[[str], None]) -> Cli:
     cli = ensure_cli(tools, say)
+    with suppress(SetupError):
+        ensure_warm(tools, say)
     with suppress(SetupError):
         return ensure_language_host(cli, tools, say)
     return cli

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from launchers import ProcessTemplate, Run, load_launcher
-from launchers.settings import Config
+from launchers.settings import Config, EngineSettings
 from stacks.setup import has_language_host
 
 from .place import BIN, WORKER, Place
@@ -40,19 +40,25 @@ class Way(Protocol):
 
 
 class PythonApi:
-    """Our launcher with the CLI engine, in this process."""
+    """Our launcher with the warm engine, in this process."""
 
-    key, name = "api", "run-launcher, Python"
+    key, name, engine = "api", "run-launcher, Python", "warm"
     absent: str | None = None
 
     def __init__(self, place: Place) -> None:
-        self.launcher = launcher(place.home("api"))
+        self.launcher = launcher(place.home(self.key), self.engine)
 
     def launch(self, run_id: str) -> None:
         self.launcher.launch(Run(id=run_id, command=WORKER))
 
     def terminate(self, run_id: str) -> None:
         self.launcher.terminate(run_id)
+
+
+class PythonApiCli(PythonApi):
+    """The same with the CLI engine."""
+
+    key, name, engine = "api-cli", "run-launcher, Python, CLI engine", "cli"
 
 
 class CommandLine:
@@ -173,9 +179,10 @@ class Terraform:
         self._place.run(["terraform", verb, *words], self._home)
 
 
-WAYS: Final = (PythonApi, CommandLine, PulumiByHand, AutomationApi, Terraform)
+WAYS: Final = (PythonApi, PythonApiCli, CommandLine, PulumiByHand, AutomationApi, Terraform)
 
 
-def launcher(home: Path) -> Any:  # noqa: ANN401 - a launcher of whatever template
+def launcher(home: Path, engine: str = "auto") -> Any:  # noqa: ANN401 - a launcher of whatever template
     """A launcher of local processes that keeps everything below a home."""
-    return load_launcher(ProcessTemplate(), config=Config(home=home))
+    settings = EngineSettings.model_validate({"kind": engine})
+    return load_launcher(ProcessTemplate(), config=Config(home=home, engine=settings))

@@ -131,7 +131,7 @@ def test_eight_launches_at_once_end_at_postgres(postgres_place: Place, tmp_path:
 
 
 def test_twenty_stacks_at_postgres_are_listed_by_pulumi(postgres_place: Place, tmp_path: Path) -> None:
-    row = ProcessRow(tmp_path, postgres_place)
+    row = ProcessRow(tmp_path, postgres_place, engine="cli")
     workspace = make_workspace(row.config())
     workspace.backend.open()
     stacks = StateFiles(workspace.backend.store)

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import yaml
 from command_line import FOREVER, CommandLine, read_until, until
+from targets import take_engine
 
 ASKED = """
 import signal, time
@@ -470,7 +471,21 @@ def test_doctor_finds_what_hides_our_packages_and_what_is_wrong_in_the_configura
     ]
 
 
-def test_setup_tells_which_engine_is_used_and_why(cli: CommandLine) -> None:
+@pytest.mark.parametrize("kind", ["warm", "cli", "auto"])
+def test_doctor_and_setup_tell_which_engine_is_used_and_why(
+    request: pytest.FixtureRequest, cli: CommandLine, kind: str
+) -> None:
+    used = take_engine(request, "warm" if kind == "auto" else kind)
+    why = "it is there" if kind == "auto" else "as configured"
+    setup = cli.json("setup", RUN_LAUNCHER_ENGINE__KIND=kind)
+    findings = {each["name"]: each["value"] for each in cli.json("doctor", RUN_LAUNCHER_ENGINE__KIND=kind)["findings"]}
+
+    assert (setup["kind"], setup["why"]) == (used, why)
+    assert findings["engine"].startswith(f"{used}, /")
+    assert findings["engine"].endswith(f"({why})")
+
+
+def test_setup_tells_where_the_command_line_is(cli: CommandLine) -> None:
     data = cli.json("setup")
 
     assert Path(data["path"]).name == "pulumi"

@@ -225,7 +225,7 @@ def test_a_backend_that_cannot_be_used_is_refused_without_repeating_it(url: str,
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("engine: {kind: warm}", 1, "engine.kind must be 'auto' or 'cli'"),
+        ("engine: {kind: hot}", 1, "engine.kind must be 'auto', 'warm' or 'cli'"),
         ("engine:\n  knd: cli", 2, "unknown key 'engine.knd'; did you mean 'engine.kind'?"),
         ("egnine: {}", 1, "unknown key 'egnine'; did you mean 'engine'?"),
         ("timeout: 5s", 1, "unknown key 'timeout'; did you mean 'engine.timeout'?"),
@@ -273,7 +273,7 @@ def test_a_wrong_file_is_refused_with_its_line(text: str, line: int, words: str)
         ("RUN_LAUNCHER_HOEM", "geheim", "unknown variable; did you mean 'RUN_LAUNCHER_HOME'?"),
         ("RUN_LAUNCHER_", "", "unknown variable; known variables: "),
         ("RUN_LAUNCHER_XYZZY", "", "unknown variable; known variables: "),
-        ("RUN_LAUNCHER_ENGINE__KIND", "geheim", "engine.kind must be 'auto' or 'cli'"),
+        ("RUN_LAUNCHER_ENGINE__KIND", "geheim", "engine.kind must be 'auto', 'warm' or 'cli'"),
         ("RUN_LAUNCHER_ENGINE__TIMEOUT", "60", "engine.timeout: '60' is no duration: write it like 30s"),
         ("RUN_LAUNCHER_BACKEND__URL", "s3://me:geheim@x", "must be s3://bucket/prefix"),
     ],
@@ -298,7 +298,7 @@ def test_an_unknown_flag_is_refused() -> None:
 
 
 def test_the_problems_of_every_source_come_at_once() -> None:
-    path = user("engine: {kind: warm}\nlaunch: {timeout: x}")
+    path = user("engine: {kind: hot}\nlaunch: {timeout: x}")
     project("launch: [")
 
     lines = refusal({"engine.kind": "x"}, {"RUN_LAUNCHER_RECORDS__KEEP": "x", "RUN_LAUNCHER_NONE": ""})

@@ -500,7 +500,8 @@ def test_a_plain_pulumi_says_that_run_launcher_is_at_work(disk: Disk) -> None:
     with subprocess.Popen(command, env=disk.environment, stdout=subprocess.PIPE, text=True) as ours:
         while not disk.locks():
             assert ours.poll() is None
-        (engine,) = (each for each in psutil.Process(ours.pid).children() if each.name() == "pulumi")
+        engines = {"pulumi", "run-launcher-engine"}
+        (engine,) = (each for each in psutil.Process(ours.pid).children() if each.name() in engines)
         engine.suspend()
         said = disk.pulumi("up --yes --skip-preview", code=1)
         engine.resume()

@@ -155,7 +155,8 @@ def test_from_python_nothing_is_made(place: Place, monkeypatch: pytest.MonkeyPat
 def test_a_preview_that_was_killed_leaves_a_folder_with_its_name_and_no_process(place: Place) -> None:
     place("launch", "--run-id", "other", "--", "true")
     work = place.kept / "work"
-    command = [str(SCRIPT), "preview", "sleep", "600"]
+    work.mkdir(exist_ok=True)
+    command = [str(SCRIPT), "--engine", "cli", "preview", "sleep", "600"]  # the other one needs no folder
     with subprocess.Popen(command, env=place.environment, stdout=subprocess.DEVNULL) as process:
         while not list(work.glob("*/o/pid")):
             assert process.poll() is None

@@ -20,7 +20,7 @@ from launchers.launcher import RunLauncher
 from launchers.overdue import Kind, Seen, Step, overdue
 from launchers.reconcile import Action, Reconciler
 from launchers.settings import Config, ReconcileSettings, RecordSettings
-from launchers.testing.contract import eventually
+from launchers.testing.contract import eventually, written
 from launchers.workspace import Workspace
 from programs.args import Keep
 from programs.process.template import ProcessTemplate
@@ -103,7 +103,7 @@ def test_a_worker_that_a_dead_launch_left_is_adopted(row: ProcessRow) -> None:
     record = row.launcher().record(run.id)
     assert record.handle is not None
     assert row.alive(record.handle)
-    assert lines.read_text() == "once\n"
+    assert written(lines) == "once\n"
     assert did(reconciler(row).once()) == []
 
 

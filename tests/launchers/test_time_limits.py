@@ -11,12 +11,12 @@ from pathlib import Path
 
 import grpc
 import pytest
-from pulumi.runtime.proto import provider_pb2
-from targets import ProcessRow
+from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc
+from targets import ProcessRow, take_engine
 
 from launchers.factory import make_workspace
 from launchers.process import ProcessLauncher
-from launchers.testing.contract import eventually
+from launchers.testing.contract import written
 from programs.process.template import ProcessTemplate
 from programs.provider.attach import serve
 from programs.provider.servicer import RunworkerServicer
@@ -53,12 +53,13 @@ class SlowLauncher(ProcessLauncher):
     slow: SlowServicer
 
     def providers(self) -> tuple[AttachedProvider, ...]:
-        return (AttachedProvider("runworker", partial(serve, self.slow)),)
+        register = partial(provider_pb2_grpc.add_ResourceProviderServicer_to_server, self.slow)
+        return (AttachedProvider("runworker", partial(serve, self.slow), register),)
 
 
-@pytest.fixture
-def row(tmp_path: Path) -> Iterator[ProcessRow]:
-    row = ProcessRow(tmp_path)
+@pytest.fixture(params=["cli", "warm"])
+def row(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ProcessRow]:
+    row = ProcessRow(tmp_path, engine=take_engine(request, request.param))
     yield row
     row.close()
 
@@ -91,8 +92,7 @@ def test_a_run_that_was_not_launched_in_time_may_be_launched_again(row: ProcessR
     launcher.slow.go.set()
 
     assert launcher.launch(run).created
-    assert eventually(lines.exists)
-    assert lines.read_text() == "once\n"
+    assert written(lines) == "once\n"
     launcher.terminate(run.id)
     assert row.leftovers() == []
 

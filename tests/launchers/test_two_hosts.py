@@ -195,7 +195,7 @@ def test_a_wish_to_end_it_is_carried_out_where_it_lives(pair: Pair) -> None:
 def test_a_launch_in_flight_on_the_other_host_is_never_broken(pair: Pair) -> None:
     """Its launcher and its engine stand still, so that there is nothing to see of them but what they hold."""
     words = ("launch", "--run-id", "r", "-o", "json", "--", "sh", "-c", SCRIPT, "sh", str(pair.lines))
-    with pair.a.begin(*words) as launch:
+    with pair.a.begin("--engine", "cli", *words) as launch:
         assert eventually(lambda: _engines(launch.pid) != [])
         (launcher,) = psutil.Process(launch.pid).children()
         frozen = [launcher, *_engines(launch.pid)]

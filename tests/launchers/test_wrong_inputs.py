@@ -391,6 +391,8 @@ KEYS: Final = {
         about_key=True,
     ),
 }
+STATE: Final = "state/.pulumi/stacks/*/r.json"
+HALF: Final = '{"version":3,"checkpoint":{"st'
 BACKUP: Final = "is damaged.*restore it from a backup"
 DAMAGES: Final = {
     f"{what} that says {how}": Wrong(
@@ -410,14 +412,16 @@ DAMAGES: Final = {
         "no mapping": "[1]",
     }.items()
 } | {
-    "a state that says half, without a backup": Wrong(
+    "a state that says half": Wrong(("terminate", "r"), 4, BACKUP, (launched("r"), kept(STATE, HALF)), STAYS),
+    "a state of the command line that says half, without its backup": Wrong(
         ("terminate", "r"),
         4,
         BACKUP,
         (
+            variables(RUN_LAUNCHER_ENGINE__KIND="cli"),
             launched("r"),
-            kept("state/.pulumi/stacks/*/r.json.bak", None),
-            kept("state/.pulumi/stacks/*/r.json", '{"version":3,"checkpoint":{"st'),
+            kept(f"{STATE}.bak", None),
+            kept(STATE, HALF),
         ),
         STAYS,
     ),

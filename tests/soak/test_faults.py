@@ -12,12 +12,16 @@ from pathlib import Path
 
 import pytest
 from fault_driver import Bench, Trial, attempt
+from targets import take_engine
 
 CASES = [
-    ("launch", "launcher"), ("launch", "cli"), ("launch", "shim"),
-    ("terminate", "launcher"), ("terminate", "cli"), ("terminate", "shim"),
-    ("reconcile", "launcher"), ("reconcile", "cli"),
-    ("plain destroy", "cli"), ("plain destroy", "provider"),
+    ("cli", "launch", "launcher"), ("cli", "launch", "cli"), ("cli", "launch", "shim"),
+    ("cli", "terminate", "launcher"), ("cli", "terminate", "cli"), ("cli", "terminate", "shim"),
+    ("cli", "reconcile", "launcher"), ("cli", "reconcile", "cli"),
+    ("cli", "plain destroy", "cli"), ("cli", "plain destroy", "provider"),
+    ("warm", "launch", "launcher"), ("warm", "launch", "engine"), ("warm", "launch", "shim"),
+    ("warm", "terminate", "launcher"), ("warm", "terminate", "engine"), ("warm", "terminate", "shim"),
+    ("warm", "reconcile", "launcher"), ("warm", "reconcile", "engine"),
 ]  # fmt: skip
 SHOWN = 10
 SHORT = pytest.param(3, id="short")
@@ -25,27 +29,28 @@ SOAK = pytest.param(50, id="soak", marks=[pytest.mark.soak, pytest.mark.timeout(
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
+def bench(case: tuple[str, str, str]) -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="rl-fault-") as name:
-        bench = Bench(Path(name))
+        bench = Bench(Path(name), case[0])
         yield bench
         bench.close()
 
 
 @pytest.fixture(params=CASES, ids=" ".join)
-def case(request: pytest.FixtureRequest) -> tuple[str, str]:
-    command, victim = request.param
-    if victim in {"cli", "shim"} and shutil.which("strace") is None:
+def case(request: pytest.FixtureRequest) -> tuple[str, str, str]:
+    engine, command, victim = request.param
+    take_engine(request, engine)
+    if victim in {"cli", "engine", "shim"} and shutil.which("strace") is None:
         required = "strace" in request.config.getoption("--require")
-        (pytest.fail if required else pytest.skip)("strace is absent: it kills the command line and the shim")
-    return command, victim
+        (pytest.fail if required else pytest.skip)("strace is absent: it kills engines and the shim")
+    return engine, command, victim
 
 
 @pytest.mark.parametrize("count", [SHORT, SOAK])
 def test_a_kill_at_any_write_is_put_right_by_the_next_command(
-    bench: Bench, case: tuple[str, str], count: int, capsys: pytest.CaptureFixture[str]
+    bench: Bench, case: tuple[str, str, str], count: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    died = [attempt(bench, Trial(*case, number)) for number in range(count)]
+    died = [attempt(bench, Trial(*case[1:], number)) for number in range(count)]
 
     if count > SHOWN:
         with capsys.disabled():

@@ -13,19 +13,27 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from targets import ProcessRow
+from left import left, nothing
+from targets import ProcessRow, take_engine
 
 from launchers import Run
+from launchers.factory import make_workspace
 from launchers.launcher import RunLauncher
-from launchers.testing.contract import eventually
+from launchers.reconcile import Reconciler
+from launchers.testing.contract import eventually, written
+from stacks.handle import WorkerState
+from stacks.program_server import CALLS
+from stacks.warm_server import AT_ONCE, ENGINES
 
 FDS, THREADS = 3, 5  # what may come and go; less than the smallest number of lives, so that a leak per life shows
+ENGINE_FDS, ENGINE_MIB = 800, 150  # at most, of the processes of the warm engine: one that works, one that leaves
 LAUNCH = """
 import sys
 from launchers import ProcessTemplate, Run, load_launcher
@@ -41,25 +49,31 @@ print(launched.created, launched.handle.to_json(), flush=True)
 
 @dataclass(frozen=True)
 class Counts:
-    """How many lives one after the other, how many at once, and how many launcher processes for one run."""
+    """How many lives one after the other, how many at once, how many launcher processes for one run, how many ended."""
 
+    engine: str
     row: int
     at_once: int
     launchers: int
+    ended: int
     shown: bool = False
 
 
-SHORT = pytest.param(Counts(row=8, at_once=6, launchers=4), id="short")
-SOAK = pytest.param(
-    Counts(row=200, at_once=50, launchers=20, shown=True),
-    id="soak",
-    marks=[pytest.mark.soak, pytest.mark.timeout(3600)],
-)
+LONG = [pytest.mark.soak, pytest.mark.timeout(3600)]
+COUNTS = [
+    pytest.param(Counts("cli", row=8, at_once=6, launchers=4, ended=2), id="cli-short"),
+    pytest.param(Counts("warm", row=20, at_once=12, launchers=4, ended=10), id="warm-short"),
+    pytest.param(Counts("cli", row=200, at_once=50, launchers=20, ended=50, shown=True), id="cli-soak", marks=LONG),
+    pytest.param(
+        Counts("warm", row=10_000, at_once=50, launchers=20, ended=5_000, shown=True), id="warm-soak", marks=LONG
+    ),
+]
 
 
-@pytest.fixture(params=[SHORT, SOAK])
+@pytest.fixture(params=COUNTS)
 def counts(request: pytest.FixtureRequest) -> Counts:
     value: Counts = request.param
+    take_engine(request, value.engine)
     return value
 
 
@@ -76,17 +90,19 @@ def show(counts: Counts, capsys: pytest.CaptureFixture[str]) -> Callable[..., No
 
 
 @pytest.fixture
-def row(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessRow]:
+def row(monkeypatch: pytest.MonkeyPatch, counts: Counts) -> Iterator[ProcessRow]:
     """A row with a short path, as homes have, and with a folder for temporary files of its own."""
     with tempfile.TemporaryDirectory(prefix="rl-soak-") as name:
         folder, temporary = Path(name), Path(name, "tmp")
         temporary.mkdir()
         monkeypatch.setenv("TMPDIR", str(temporary))
         monkeypatch.setattr(tempfile, "tempdir", None)
-        row = ProcessRow(folder)
+        ENGINES.close()  # the next one has its sockets in the folder above
+        row = ProcessRow(folder, engine=counts.engine)
         before = set(psutil.Process().children(recursive=True))
         yield row
         row.close()
+        ENGINES.close()
         for process in [*set(psutil.Process().children(recursive=True)) - before, *row._processes(None)]:
             with suppress(psutil.Error):
                 process.kill()  # a test that failed half-way
@@ -94,45 +110,32 @@ def row(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessRow]:
 
 @dataclass(frozen=True)
 class Held:
-    """What this process holds of the system, past its own bookkeeping."""
+    """What this process and its engine hold of the system, past their own bookkeeping."""
 
     fds: int
     threads: int
     children: int
     mib: int
+    engine_fds: int = 0
+    engine_mib: int = 0
 
     @classmethod
     def now(cls) -> Held:
         own = psutil.Process()
-        return cls(own.num_fds(), own.num_threads(), len(own.children()), own.memory_info().rss // 2**20)
+        held = cls(own.num_fds(), own.num_threads(), len(own.children()), own.memory_info().rss // 2**20)
+        for pid in ENGINES.pids():
+            engine = psutil.Process(pid)
+            used = engine.memory_info().rss // 2**20
+            held = replace(held, engine_fds=held.engine_fds + engine.num_fds(), engine_mib=held.engine_mib + used)
+        return held
+
+    def most(self, other: Held) -> Held:
+        """The larger of each."""
+        return Held(**{name: max(value, getattr(other, name)) for name, value in asdict(self).items()})
 
     def grew(self, before: Held) -> bool:
-        return self.fds > before.fds + FDS or self.threads > before.threads + THREADS or self.children > before.children
-
-
-def left(row: ProcessRow) -> dict[str, list[str]]:
-    """All that should not be there any more; the names of what should, records and archives, are the row's."""
-    home = row.home
-    state = home / "state"
-    return {
-        "workers and files": row.leftovers(),
-        "stacks": row.stacks(),
-        "locks": _files(state / ".pulumi" / "locks"),
-        "backups": [*_files(state / ".pulumi" / "backups"), *_files(state, "*.bak")],
-        "run folders": [str(path) for path in home.glob("runs/*/*")],
-        "work folders": [str(path) for path in home.glob("work/*")],
-        "temporary files": _files(Path(tempfile.gettempdir())),
-    }
-
-
-def nothing() -> dict[str, list[str]]:
-    """What `left` says when nothing is."""
-    names = ("workers and files", "stacks", "locks", "backups", "run folders", "work folders", "temporary files")
-    return {name: [] for name in names}
-
-
-def _files(folder: Path, pattern: str = "*") -> list[str]:
-    return [str(path) for path in folder.rglob(pattern) if not path.is_dir()]
+        more = THREADS + CALLS + (2 * AT_ONCE if self.engine_fds else 0)  # those of programs and providers stay
+        return self.fds > before.fds + FDS or self.threads > before.threads + more or self.children > before.children
 
 
 def life(launcher: RunLauncher[Any], run: Run) -> None:
@@ -145,17 +148,24 @@ def test_lives_in_a_row_leave_nothing_but_records(row: ProcessRow, counts: Count
     for _ in range(2):  # loads what is loaded once
         life(launcher, row.run("sleep 600"))
     before, times = Held.now(), []
-    for _ in range(counts.row):
+    peak = before
+    for number in range(counts.row):
         begun = time.perf_counter()
         life(launcher, row.run("sleep 600"))
         times.append(time.perf_counter() - begun)
+        if number % 50 == 0:
+            peak = peak.most(Held.now())
     settled = eventually(lambda: not Held.now().grew(before))
 
     after = Held.now()
-    show(f"{counts.row} lives in a row", **_figures(times), before=asdict(before), after=asdict(after))
+    show(
+        f"{counts.row} lives in a row", **_figures(times), before=asdict(before), most=asdict(peak), after=asdict(after)
+    )
     assert left(row) == nothing()
     assert settled, (before, after, [thread.name for thread in threading.enumerate()])
     assert len(launcher.workspace.records.ids()) == counts.row + 2
+    assert peak.engine_fds < ENGINE_FDS
+    assert peak.engine_mib < ENGINE_MIB
 
 
 def test_lives_at_once_leave_nothing_but_records(row: ProcessRow, counts: Counts, show: Callable[..., None]) -> None:
@@ -186,6 +196,30 @@ def test_lives_at_once_leave_nothing_but_records(row: ProcessRow, counts: Counts
     assert settled, (before, after, [thread.name for thread in threading.enumerate()])
 
 
+def test_of_finished_runs_past_their_keep_only_records_stay(
+    row: ProcessRow, counts: Counts, show: Callable[..., None]
+) -> None:
+    launcher = row.launcher(keep={"succeeded": "10s"})
+    with ThreadPoolExecutor(4) as threads:
+        handles = [each.handle for each in threads.map(launcher.launch, [row.run("true") for _ in range(counts.ended)])]
+    states = {launcher.wait(handle).state for handle in handles}
+    reconciler, begun = Reconciler(make_workspace(row.config())), time.perf_counter()
+    errors: list[str] = []
+
+    def gone() -> bool:
+        errors.extend([each.error for each in reconciler.once() if each.error])
+        return not row.stacks()
+
+    eventually(gone, timedelta(minutes=5))
+
+    show(f"{counts.ended} finished runs past their keep", removed_in=f"{time.perf_counter() - begun:.1f} s")
+    assert states == {WorkerState.SUCCEEDED}
+    assert errors == []
+    assert left(row) == nothing()
+    assert not list(row.home.glob("logs/*/*"))
+    assert len(launcher.workspace.records.ids()) == counts.ended
+
+
 def test_launchers_at_once_with_one_id_give_one_worker(
     row: ProcessRow, counts: Counts, show: Callable[..., None]
 ) -> None:
@@ -197,7 +231,7 @@ def test_launchers_at_once_with_one_id_give_one_worker(
     begun = time.perf_counter()
     answers = _all(processes)
     took = time.perf_counter() - begun
-    workers = row.executions(run.id)
+    workers, told = row.executions(run.id), written(lines)
     launcher.terminate(run.id)
 
     show(f"{counts.launchers} launchers at once with one id", took=f"{took:.1f} s", workers=workers)
@@ -206,7 +240,7 @@ def test_launchers_at_once_with_one_id_give_one_worker(
     assert sorted(created) == ["False"] * (counts.launchers - 1) + ["True"], answers
     assert len({json.dumps(json.loads(answer.split(" ", 1)[1]), sort_keys=True) for answer, _ in answers}) == 1
     assert workers == 1
-    assert lines.read_text() == "once\n"
+    assert told == "once\n"
     assert left(row) == nothing()
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 import pulumi
 import pytest
+from targets import take_engine
 
 from launchers import ProcessTemplate, Run
 from launchers.process import ProcessLauncher
@@ -35,13 +36,15 @@ from programs.provider.servicer import PROCESS
 from stacks.backend import Backend
 from stacks.claims import Claim
 from stacks.cli import CliEngine
-from stacks.engine import Adoption, Deployment, StackName, stack_name
+from stacks.engine import Adoption, Deployment, Engine, StackName, stack_name
 from stacks.errors import ConfigurationError, EngineError, KeyMismatchError, StackLockedError, TimeLimitError
 from stacks.leases import lease_expired
 from stacks.processes import ProcessIdentity
 from stacks.setup import Cli, ensure_cli, tools_folder
 from stacks.state import StateFiles
 from stacks.store import LocalStore
+from stacks.warm import WarmEngine
+from stacks.warm_setup import ensure_warm
 
 LIMIT = timedelta(seconds=60)
 _HOLD = """
@@ -60,7 +63,7 @@ class Bench:
     """An engine with a backend of its own, and a launcher that makes process programs for it."""
 
     backend: Backend
-    engine: CliEngine
+    engine: Engine
     launcher: ProcessLauncher
     cli: Cli
 
@@ -88,14 +91,19 @@ class Bench:
         )
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+@pytest.fixture(params=["cli", "warm"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    take_engine(request, request.param)
     backend = Backend.at(tmp_path / "home")
     cli = ensure_cli(tools_folder(), print)
     backend.open()
     workspace = Workspace(backend, progress=print)
     launcher = ProcessLauncher(workspace, ProcessTemplate(grace=timedelta(seconds=1)), "test")
-    made = Bench(backend, CliEngine(backend, lambda: cli), launcher, cli)
+    engines: dict[str, Engine] = {
+        "cli": CliEngine(backend, lambda: cli),
+        "warm": WarmEngine(backend, lambda: ensure_warm(tools_folder(), print)),
+    }
+    made = Bench(backend, engines[request.param], launcher, cli)
     yield made
     for folder in backend.home.glob("runs/*/*"):
         launcher_found = [found for found in launcher.find(None) if found.handle.coordinates["folder"] == str(folder)]
@@ -223,6 +231,7 @@ def test_a_program_that_hangs_is_stopped_at_the_time_limit_and_leaves_no_lock(be
     assert [path for path in bench.backend.root.rglob("*") if "locks" in path.parts and path.is_file()] == []
 
 
+@pytest.mark.parametrize("bench", ["cli"], indirect=True)
 def test_an_interrupted_operation_leaves_no_process_and_no_lock(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine is stopped, so that it has to be killed; the second interrupt comes while it gets its time to end."""
     stack, never = stack_name("r", 0), threading.Event()

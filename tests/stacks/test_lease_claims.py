@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from servers import Place
 
+from launchers.testing.contract import eventually
 from stacks.claims import Claiming, Claims
 from stacks.engine import stack_name
 from stacks.errors import BackendError, ClaimLostError, StackLockedError
@@ -31,7 +32,7 @@ NO_TIME = timedelta(0)
 # Seconds in the tests' own leases. S3 tells whole seconds, so that a life has to be a few of them.
 LIFE, RENEWAL = timedelta(seconds=4), 0.5
 _CHILD = """
-import os, signal, sys
+import os, signal, sys, time
 from datetime import timedelta
 from stacks import processes
 from stacks.engine import stack_name
@@ -90,6 +91,8 @@ for _ in range(int(sys.argv[4])):
 _DIE = """
 with claims(int(sys.argv[4]), sys.argv[5] == "after").hold(stack, "launch", limit) as claim:
     claim.tell(os.getpid())
+    while not claim.store.names("leases"):  # until its first renewal
+        time.sleep(0.01)
 """
 
 
@@ -224,7 +227,7 @@ def test_a_holder_here_that_is_stopped_is_not_broken(url: str, claims: LeaseClai
 def test_a_death_at_any_write_leaves_nothing_that_the_next_holder_does_not_clear(
     url: str, store: Store, claims: LeaseClaims, count: int, when: str
 ) -> None:
-    """The writes: claim, lease, note, lease away, claim away."""
+    """The writes: claim, note, lease, lease away, claim away."""
     with child(url, _DIE, count, when) as holder:
         code = holder.wait()
     with claims.hold(STACK, "test", NO_TIME) as claim:
@@ -244,6 +247,20 @@ def test_a_claim_that_says_nothing_counts_until_it_is_as_old_as_a_lease(store: S
         pass
 
     assert store.read(path) is None
+
+
+def test_a_claim_that_is_held_for_a_moment_needs_no_lease_and_one_that_lasts_has_one(
+    store: Store, claims: LeaseClaims
+) -> None:
+    with claims.hold(STACK, "test", NO_TIME) as first:
+        at_once = store.names("leases")
+        assert eventually(lambda: store.names("leases") != [])
+        with claims.hold(stack_name("another", 0), "test", NO_TIME):
+            pass
+        assert store.names("leases") == [f"{first.lease.owner}.json"]  # type: ignore[attr-defined] # a LeaseClaim
+
+    assert at_once == []
+    assert traces(store) == []
 
 
 def test_a_claim_without_a_lease_counts_until_it_is_as_old_as_one(store: Store, claims: LeaseClaims) -> None:

@@ -1,13 +1,16 @@
-"""The folder that a preview works in."""
+"""Folders for a while: of a preview, and of a process's sockets."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from stacks.scratch import SOCKET_LIMIT, preview_folder
+from stacks.processes import maker_place
+from stacks.scratch import SOCKET_LIMIT, preview_folder, socket_folder, temporary_files
 
 
 @pytest.fixture
@@ -49,3 +52,40 @@ def test_it_is_removed_where_the_preview_fails(short: Path) -> None:
         raise OSError(message)
 
     assert not folder.exists()
+
+
+def test_a_folder_of_sockets_whose_process_was_killed_is_removed_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("stacks.scratch.SOCKET_LIMIT", 1000)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    dead = tmp_path / f"run-launcher-engine-{maker_place()}-{gone.pid}-aaaa"
+    elsewhere = tmp_path / f"run-launcher-engine-00000000-{gone.pid}-aaaa"
+    for folder in (dead, elsewhere):
+        (folder / "sockets").mkdir(parents=True)
+
+    first, second = socket_folder(), socket_folder()
+    assert set(tmp_path.iterdir()) == {elsewhere, first, second}
+    assert first.stat().st_mode & 0o077 == 0
+
+
+def test_temporary_files_lie_where_python_has_them_and_the_search_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named, locked, file = tmp_path / "named", tmp_path / "absent" / "folder", tmp_path / "file"
+    named.mkdir()
+    file.touch()
+    for values in ({"TMPDIR": named}, {"TMPDIR": locked, "TEMP": named}, {"TMPDIR": file, "TMP": named}, {}):
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        for name in ("TMPDIR", "TEMP", "TMP"):
+            monkeypatch.delenv(name, raising=False)
+        for name, folder in values.items():
+            monkeypatch.setenv(name, str(folder))
+        before = named.stat().st_mtime_ns
+        found = temporary_files()
+        assert named.stat().st_mtime_ns == before
+        assert str(found) == tempfile.gettempdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(named))
+    assert temporary_files() == named
