@@ -1,9 +1,10 @@
 """The configuration: what may be set, where it comes from, and which source wins.
 
 A flag comes before the environment, the environment before `run-launcher.yaml` in the working folder, that before
-`run-launcher.yaml` in the user's configuration folder, and the defaults come last. A list in one source replaces the
-list of another. The environment's name of `engine.kind` is RUN_LAUNCHER_ENGINE__KIND; lists are separated like PATH;
-an empty variable counts as absent. PULUMI_* variables are never read.
+`run-launcher.yaml` in the user's configuration folder, and the defaults come last. A file that is named, by
+`--config-file` or RUN_LAUNCHER_CONFIG_FILE, stands for both of these. A list in one source replaces the list of
+another. The environment's name of `engine.kind` is RUN_LAUNCHER_ENGINE__KIND; lists are separated like PATH; an empty
+variable counts as absent. PULUMI_* variables are never read.
 """
 
 from __future__ import annotations
@@ -35,11 +36,24 @@ __all__ = ["Config", "ConfigWithOrigins", "Setting", "load_config", "load_config
 
 FILE: Final = "run-launcher.yaml"
 PREFIX: Final = "RUN_LAUNCHER_"
+FILE_VARIABLE: Final = "RUN_LAUNCHER_CONFIG_FILE"
 DEFAULT: Final = "default"
 # Variables of the process rather than of the configuration, and those that a worker finds in its environment.
 OTHER_VARIABLES: Final = frozenset(
     PREFIX + name
-    for name in ("TOOLS", "SCRATCH", "RUN_ID", "ATTEMPT", "FOLDER", "TARGET", "TEMPLATE", "DIGEST", "BACKEND", "WORKER")
+    for name in (
+        "CONFIG_FILE",
+        "TOOLS",
+        "SCRATCH",
+        "RUN_ID",
+        "ATTEMPT",
+        "FOLDER",
+        "TARGET",
+        "TEMPLATE",
+        "DIGEST",
+        "BACKEND",
+        "WORKER",
+    )
 )
 # What the command line calls a setting; the others have no flag of their own.
 FLAGS: Final = {
@@ -77,41 +91,64 @@ class _Given:
 
 
 def load_config(
-    flags: Mapping[str, object] | None = None, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    flags: Mapping[str, object] | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    file: Path | None = None,
 ) -> Config:
     """The configuration that holds here; see load_config_with_origins."""
-    return load_config_with_origins(flags, env, cwd).config
+    return load_config_with_origins(flags, env, cwd, file).config
 
 
 def load_config_with_origins(
-    flags: Mapping[str, object] | None = None, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    flags: Mapping[str, object] | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    file: Path | None = None,
 ) -> ConfigWithOrigins:
     """The configuration that holds here, with the origin of each value. It makes and changes nothing.
 
     `flags` maps dotted keys to values, None where the flag is absent; `env` is the process's environment unless given,
-    `cwd` its working folder. Relative paths are relative to the file that says them, else to `cwd`. Raises
-    ConfigurationError with every problem of every source, one to a line, whether or not another source wins over it.
+    `cwd` its working folder; `file` is the only file that is read, and must be there. Relative paths are relative to
+    the file that says them, else to `cwd`. Raises ConfigurationError with every problem of every source, one to a
+    line, whether or not another source wins over it.
     """
     cwd = _working_folder() if cwd is None else cwd.absolute()
-    own = user_folder("config")
-    folders_of_files = [*([] if own is None else [own]), cwd]
-    files = [path for path in (folder / FILE for folder in folders_of_files) if path.exists() or path.is_symlink()]
-    refused: list[str] = [
-        f"{shown(path)}: rename it {FILE}: this name is not read"
-        for path in (folder / "run-launcher.yml" for folder in reversed(folders_of_files))
-        if path.exists()
-    ]
+    env = os.environ if env is None else env
+    refused: list[str] = []
+    files = [_named(file or Path(env[FILE_VARIABLE]), cwd)] if file or env.get(FILE_VARIABLE) else _files(cwd, refused)
     given: dict[Location, _Given] = {}
     folders = tuple(path.parent / "templates" for path in reversed(files) if (path.parent / "templates").is_dir())
     given["templates", "folders"] = _Given(tuple(dict.fromkeys(folders)), DEFAULT)
     for path in files:
         given |= _from_file(path, refused)
-    given |= _from_environment(os.environ if env is None else env, cwd, refused)
+    given |= _from_environment(env, cwd, refused)
     given |= _from_flags(flags or {}, cwd, refused)
     if refused:
         raise ConfigurationError("\n".join(refused))
     config = Config.model_validate(_nested({location: each.value for location, each in given.items()}))
     return ConfigWithOrigins(config, tuple(_settings(config, given)))
+
+
+def _named(file: Path, cwd: Path) -> Path:
+    """The file that was named; raises ConfigurationError where it is not there."""
+    path = _path(file, cwd)
+    if not path.exists():
+        message = f"{shown(path)}: there is no such configuration file"
+        raise ConfigurationError(message)
+    return path
+
+
+def _files(cwd: Path, refused: list[str]) -> list[Path]:
+    """The files that are found, the one that wins last."""
+    own = user_folder("config")
+    folders = [*([] if own is None else [own]), cwd]
+    refused += [
+        f"{shown(path)}: rename it {FILE}: this name is not read"
+        for path in (folder / "run-launcher.yml" for folder in reversed(folders))
+        if path.exists()
+    ]
+    return [path for path in (folder / FILE for folder in folders) if path.exists() or path.is_symlink()]
 
 
 def _working_folder() -> Path:

@@ -19,8 +19,13 @@ from stacks.errors import DamagedFileError, RunNotFoundError
 from stacks.handle import WorkerHandle
 
 
-def make_workspace(config: Config | None = None, progress: Callable[[str], None] | None = None) -> Workspace:
-    """The backend and engine of a configuration, by default the one that holds here; makes nothing on disk."""
+def make_workspace(
+    config: Config | None = None, progress: Callable[[str], None] | None = None, owner: str = ""
+) -> Workspace:
+    """The backend and engine of a configuration, by default the one that holds here; makes nothing on disk.
+
+    `owner` is whose runs are launched and reconciled; nobody's in particular where it is empty.
+    """
     config = config or load_config()
     backend = Backend.at(config.home, config.backend_url, config.backend.passphrase_file)
     return Workspace(
@@ -30,6 +35,7 @@ def make_workspace(config: Config | None = None, progress: Callable[[str], None]
         launch_timeout=config.launch.timeout,
         engine_timeout=config.engine.timeout,
         records_keep=config.records.keep,
+        owner=owner,
         orphan_age=config.reconcile.orphan_age,
         progress=progress or _silent,
     )

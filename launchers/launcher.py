@@ -49,6 +49,8 @@ class RunLauncher(ABC, Generic[T]):
     target: ClassVar[str]
     create_takes_over: ClassVar[bool] = False
     """True if the program's `up` takes over a worker that is there already; else it is adopted into the state."""
+    runs_here: ClassVar[bool] = False
+    """True if workers find the files of the launcher's own host, and only these."""
 
     def __init__(self, workspace: Workspace, template: T, name: str) -> None:
         self.workspace = workspace

@@ -63,6 +63,7 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
 
     target: ClassVar[str] = "process"
     create_takes_over: ClassVar[bool] = True
+    runs_here: ClassVar[bool] = True
     program_on_disk: ClassVar[str] = "programs.process.program"
 
     def program(self, args: ProgramArgs[ProcessTemplate]) -> None:

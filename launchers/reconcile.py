@@ -7,6 +7,7 @@ they do not work for nothing. What lives in a place that is not reached from her
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -44,6 +45,15 @@ class Action:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a pass goes by: the stacks, listed before the records, and the records that cannot be read."""
+
+    stacks: set[StackName]
+    records: list[Record]
+    damaged: list[DamagedFileError]
+
+
 class Reconciler:
     """Reconciles the runs of one backend, as far as they live where this process can look. Safe to run anywhere.
 
@@ -53,35 +63,48 @@ class Reconciler:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._launchers: dict[tuple[str, str], RunLauncher[Any]] = {}
+        self.unowned = 0
+        """How many objects the last pass found that no run owns."""
 
     @contextmanager
     def lead(self, timeout: timedelta = _NOW) -> Iterator[None]:
-        """Be the only one who reconciles this backend in this place; raises StackLockedError that names the leader."""
-        stack = StackName(LEADER.project, f"{LEADER.stack}-{self._workspace.place_name}")
+        """Be the only one who reconciles this owner's runs in this place; raises StackLockedError with the leader."""
+        owner = self._workspace.owner
+        of_owner = f"-{hashlib.sha256(owner.encode()).hexdigest()[:12]}" if owner else ""
+        stack = StackName(LEADER.project, f"{LEADER.stack}-{self._workspace.place_name}{of_owner}")
         with self._workspace.backend.claims.hold(stack, "reconcile", timeout):
             yield
 
-    def once(self, *, dry_run: bool = False) -> Iterator[Action]:
+    def seen(self) -> Known:
+        """What is there now; changes nothing."""
+        if self._workspace.backend.identity() is None:
+            return Known(set(), [], [])  # nothing was ever launched here
+        damaged: list[DamagedFileError] = []
+        stacks = set(self._workspace.engine.stacks())  # first: a stack is made after its record
+        return Known(stacks, list(self._workspace.records.all(damaged.append)), damaged)
+
+    def once(self, *, dry_run: bool = False, known: Known | None = None) -> Iterator[Action]:
         """Do what is due, one after the other, and tell each; with `dry_run` tell only. What fails is told and left."""
         if self._workspace.backend.identity() is None:
-            return  # nothing was ever launched here
+            return
         if not dry_run:
             self._workspace.engine.prepare()
             self._workspace.backend.open()
-        damaged: list[DamagedFileError] = []
-        stacks = set(self._workspace.engine.stacks())  # first: a stack is made after its record
-        records = list(self._workspace.records.all(damaged.append))
+        known = known or self.seen()
+        damaged = known.damaged
         yield from (Action("a record", "left alone", "it cannot be read", done=False, error=str(e)) for e in damaged)
-        for record, step in self.due(records):
+        for record, step in self.due(known.records):
             yield from self._told(record, step, dry_run=dry_run)
+        self.unowned = 0
         if not damaged:  # else a worker might belong to the run whose record cannot be read
-            for stray in strays(self._workspace, stacks, records, self._launcher):
+            for stray in strays(self._workspace, known.stacks, known.records, self._launcher):
+                self.unowned += 1
                 yield from self._attempted(stray.subject, "removed", stray.why, stray.remove, dry_run=dry_run)
 
     def due(self, records: list[Record]) -> list[tuple[Record, Step]]:
         """What is due on these runs; changes nothing. Runs that somebody works on are left out."""
         found = []
-        for record, status in self._statuses([each for each in records if each.owner == self._workspace.owner]):
+        for record, status in self.statuses([each for each in records if each.owner == self._workspace.owner]):
             step = self._step(record, status)
             if step is not None and not self._workspace.backend.claims.held(record.stack):
                 found.append((record, step))
@@ -94,7 +117,8 @@ class Reconciler:
                 return next(self._told(record, step, dry_run=False), None)
         return None
 
-    def _statuses(self, records: list[Record]) -> Iterator[tuple[Record, WorkerStatus]]:
+    def statuses(self, records: list[Record]) -> Iterator[tuple[Record, WorkerStatus]]:
+        """How the workers of runs are; those of a target that does not answer are left out."""
         groups: dict[tuple[str, str], list[Record]] = {}
         for record in records:
             groups.setdefault((record.target, record.digest), []).append(record)

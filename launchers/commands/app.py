@@ -22,6 +22,11 @@ app: Final = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+dagster_app: Final = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="For those who launch Dagster's runs: reconcile, check."
+)
+app.add_typer(dagster_app, name="dagster")
+
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run, a unique prefix of it, or @last.")]
 RunNames = Annotated[list[str], typer.Argument(metavar="RUN", help="Ids of runs, unique prefixes, or @last.")]
 Output = Annotated[Shape, typer.Option("--output", "-o", help="How the result is written.")]
@@ -61,6 +66,9 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback
 @app.callback()
 def options(
     ctx: typer.Context,
+    config_file: Annotated[
+        Path | None, typer.Option(help="The only configuration file that is read, in place of those that are found.")
+    ] = None,
     home: Annotated[Path | None, typer.Option(help="Folder of all that is kept: state, records, logs, keys.")] = None,
     backend: Annotated[str | None, typer.Option(help="URL of the backend that runs are kept at.")] = None,
     engine: Annotated[str | None, typer.Option(help="Kind of the engine: auto or cli.")] = None,
@@ -74,7 +82,7 @@ def options(
     Exit codes: 0 ok, 1 error, 2 usage or configuration, 3 key of the backend, 4 the run or its worker, 5 refused by the
     template, 6 run not found, 8 cancelled, 9 timeout, 10 the worker FAILED, 129, 130 and 143 interrupted.
     """
-    ctx.obj = Session({"home": home, "backend.url": backend, "engine.kind": engine}, verbose)
+    ctx.obj = Session({"home": home, "backend.url": backend, "engine.kind": engine}, verbose, file=config_file)
 
 
 @command(app, takes_command=True)
@@ -301,3 +309,49 @@ def demo(session: Session) -> int | None:
     from launchers.commands import showing
 
     return showing.demo(session)
+
+
+@command(dagster_app, name="reconcile")
+def dagster_reconcile(
+    session: Session,
+    every: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Go on for ever, with this pause in between (15s).")
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:]PORT", help="With --every: serve gauges for Prometheus there, by default locally."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    output: Output = Shape.TABLE,
+) -> int | None:
+    """Bring the runs of the Dagster instance of DAGSTER_HOME and their workers together.
+
+    Ends workers of runs that are over in Dagster, reports runs whose worker is gone, and does what `reconcile` does,
+    for this instance's runs alone. One process at a time does it; others with --every stand by. Exits with 4 if
+    something could not be put right.
+    """
+    from launchers.commands import dagster
+
+    return dagster.reconcile(session, output, every=every, metrics=metrics, dry_run=dry_run)
+
+
+@command(dagster_app, name="check")
+def dagster_check(
+    session: Session,  # noqa: ARG001 - a command gets one
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="A dagster.yaml; by default that of DAGSTER_HOME.")
+    ] = None,
+    workspace: Annotated[
+        Path | None, typer.Option("--workspace", "-w", help="A workspace.yaml; by default that of this folder.")
+    ] = None,
+    output: Output = Shape.TABLE,
+) -> int | None:
+    """Show what would fail with a dagster.yaml, and what to write instead.
+
+    Changes nothing; exits with 1 if something would fail.
+    """
+    from launchers.commands import dagster
+
+    return dagster.check(file, workspace, output)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +17,8 @@ from launchers.commands.output import Shape, one_line, write
 from launchers.commands.preparing import cli_words
 from launchers.commands.shapes import Examination, FindingInfo
 from launchers.factory import load_launcher, make_workspace
+from launchers.findings import Finding, Level, asked
 from stacks.engines import choose_engine
-from stacks.errors import RunLauncherError
 from stacks.probe import SUPPORTED, ask
 from stacks.setup import Cli, find_cli, has_language_host, tools_folder
 
@@ -32,26 +31,13 @@ _PACKAGES: Final = ("launchers", "programs", "stacks")
 _LOW_DISK: Final = 100 * 2**20  # bytes below which the next launches may fail
 
 
-class Level(StrEnum):
-    """How good a finding is; `note` is worth knowing, but in nobody's way."""
-
-    OK = "ok"
-    NOTE = "note"
-    BROKEN = "broken"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report."""
-
-    name: str
-    value: str
-    level: Level = Level.OK
-
-
 def doctor(session: Session, output: Shape) -> int:
     """See the command."""
-    findings = list(_findings(session))
+    return tell(list(_findings(session)), output)
+
+
+def tell(findings: list[Finding], output: Shape) -> int:
+    """Write a report; returns the exit code, 1 if something is broken."""
     broken = [finding for finding in findings if finding.level is Level.BROKEN]
     infos = tuple(FindingInfo(**asdict(finding)) for finding in findings)
 
@@ -79,12 +65,12 @@ def _findings(session: Session) -> Iterator[Finding]:
         origins = sorted({each.origin for each in told.settings if each.origin != "default"})
         return ", ".join(origins) or "defaults"
 
-    yield _asked("configuration", configuration)
+    yield asked("configuration", configuration)
     for config in loaded:
         yield from _engine(config)
-        yield from _keeping(config)
-        yield _asked("template", partial(_template, config))
-        yield _asked("place", partial(_place, config))
+        yield from keeping(config)
+        yield asked("template", partial(_template, config))
+        yield asked("place", partial(_place, config))
     yield from _surroundings()
 
 
@@ -97,8 +83,8 @@ def _engine(config: Config) -> Iterator[Finding]:
         found.extend([cli] if cli else [])
         return cli_words(cli) if cli else ""
 
-    yield _asked("engine", lambda: _chosen(config, tools))
-    finding = _asked("command line", engine)
+    yield asked("engine", lambda: _chosen(config, tools))
+    finding = asked("command line", engine)
     missing = "not there yet: what needs it brings it, or `run-launcher setup`"
     yield finding if finding.value else Finding("command line", missing, Level.NOTE)
     yield Finding("supported command lines", f"Pulumi CLI from {SUPPORTED[0]} on, below {SUPPORTED[1]}")
@@ -119,8 +105,9 @@ def _chosen(config: Config, tools: Path) -> str:
     return f"{choice.kind}, {where} ({choice.why})"
 
 
-def _keeping(config: Config) -> Iterator[Finding]:
-    yield _asked("home", lambda: _home(config.home))
+def keeping(config: Config) -> Iterator[Finding]:
+    """What is found of home, backend, key and disk."""
+    yield asked("home", lambda: _home(config.home))
     backends: list[Backend] = []
 
     def backend() -> str:
@@ -130,10 +117,10 @@ def _keeping(config: Config) -> Iterator[Finding]:
             f"{config.backend_shown} (id {identity})" if identity else f"{config.backend_shown} (nothing launched yet)"
         )
 
-    yield _asked("backend", backend)
+    yield asked("backend", backend)
     for each in backends:
         if each.identity() is not None:
-            yield _asked("key", partial(_key, each))
+            yield asked("key", partial(_key, each))
     yield _disk(config.home)
 
 
@@ -169,8 +156,13 @@ def _surroundings() -> Iterator[Finding]:
     ignored = sorted(name for name in os.environ if name.startswith("PULUMI_"))
     if ignored:
         yield Finding("ignored variables", ", ".join(ignored), Level.NOTE)
+    yield from hidden_packages(Path.cwd())
+
+
+def hidden_packages(folder: Path) -> Iterator[Finding]:
+    """What hides a package of ours from a Python that is started in a folder."""
     for name in _PACKAGES:
-        for path in (Path.cwd() / name / "__init__.py", Path.cwd() / f"{name}.py"):
+        for path in (folder / name / "__init__.py", folder / f"{name}.py"):
             if path.exists() and not path.parent.samefile(_own(name)):
                 hiding = path.parent if path.name == "__init__.py" else path
                 text = f"{hiding} hides run-launcher's package {name!r} from Python started here: rename it"
@@ -179,10 +171,3 @@ def _surroundings() -> Iterator[Finding]:
 
 def _own(name: str) -> Path:
     return Path(launchers.__file__).parents[1] / name
-
-
-def _asked(name: str, ask_for: Callable[[], str]) -> Finding:
-    try:
-        return Finding(name, ask_for())
-    except (RunLauncherError, OSError) as error:
-        return Finding(name, str(error), Level.BROKEN)

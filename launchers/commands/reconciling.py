@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from launchers.commands.output import Shape, emit, table, write
 from launchers.commands.selecting import duration
@@ -22,21 +23,48 @@ _GAP: Final = "   "
 FAILED: Final = 4  # something could not be put right
 
 
+class Reconciles(Protocol):
+    """What works in passes, of which one process leads."""
+
+    def lead(self, timeout: timedelta = ...) -> AbstractContextManager[None]:
+        """Be the only one; raises StackLockedError that names the leader."""
+
+    def once(self, *, dry_run: bool = False) -> Iterator[Action]:
+        """Do what is due and tell it."""
+
+
 def reconcile(session: Session, output: Shape, *, watch: str | None, dry_run: bool) -> int:
     """See the command."""
-    pause = None if watch is None else duration(watch, "--watch")
+    pause = pause_of(watch, "--watch")
+    return passes(Reconciler(session.workspace()), output, pause, dry_run=dry_run)
+
+
+def pause_of(text: str | None, option: str) -> timedelta | None:
+    """The pause between two passes; None where only one is asked for. Raises UsageError."""
+    pause = None if text is None else duration(text, option)
     if pause is not None and pause <= timedelta(0):
-        message = "--watch: the pause is longer than 0s"
+        message = f"{option}: the pause is longer than 0s"
         raise UsageError(message)
-    reconciler = Reconciler(session.workspace())
+    return pause
+
+
+def passes(
+    reconciler: Reconciles,
+    output: Shape,
+    pause: timedelta | None,
+    *,
+    dry_run: bool,
+    after: Callable[[], None] = lambda: None,
+) -> int:
+    """One pass, or pass after pass; `after` is called when one is done. Returns the exit code."""
     if dry_run:
         return _write(list(reconciler.once(dry_run=True)), output)
     if pause is None:
         return _once(reconciler, output)
-    return _for_ever(reconciler, pause, output)
+    return _for_ever(reconciler, pause, output, after)
 
 
-def _once(reconciler: Reconciler, output: Shape) -> int:
+def _once(reconciler: Reconciles, output: Shape) -> int:
     try:
         with reconciler.lead():
             return _write(list(reconciler.once()), output)
@@ -45,7 +73,7 @@ def _once(reconciler: Reconciler, output: Shape) -> int:
         return _write([], output)
 
 
-def _for_ever(reconciler: Reconciler, pause: timedelta, output: Shape) -> int:
+def _for_ever(reconciler: Reconciles, pause: timedelta, output: Shape, after: Callable[[], None]) -> int:
     """Lead until interrupted. A pass that fails, as where the backend is away, is told once and tried again."""
     with ExitStack() as leading:
         _lead(reconciler, leading, pause)
@@ -54,6 +82,7 @@ def _for_ever(reconciler: Reconciler, pause: timedelta, output: Shape) -> int:
             try:
                 for action in reconciler.once():
                     _say_one(action, output)
+                after()
                 told = ""
             except (RunLauncherError, OSError) as error:
                 if str(error) != told:
@@ -62,7 +91,7 @@ def _for_ever(reconciler: Reconciler, pause: timedelta, output: Shape) -> int:
             time.sleep(pause.total_seconds())
 
 
-def _lead(reconciler: Reconciler, leading: ExitStack, pause: timedelta) -> None:
+def _lead(reconciler: Reconciles, leading: ExitStack, pause: timedelta) -> None:
     """Wait until no other leads; says so once."""
     said = False
     while True:

@@ -22,6 +22,8 @@ from launchers.commands.output import OutputError
 from stacks.errors import RunLauncherError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from launchers.config import ConfigWithOrigins
     from launchers.settings import Config
     from launchers.workspace import Workspace
@@ -49,6 +51,8 @@ class Session:
     verbose: bool = False
     for_programs: bool = False
     """True where the result is JSON or YAML: then an error is a line of JSON."""
+    file: Path | None = None
+    """The configuration file that was named."""
 
     def config(self, **flags: object) -> Config:
         """The configuration that holds for this call; keywords are dotted keys with a double underscore."""
@@ -59,7 +63,13 @@ class Session:
         from launchers.config import load_config_with_origins
 
         named = {key.replace("__", "."): value for key, value in flags.items()}
-        return load_config_with_origins({**self.flags, **named})
+        return load_config_with_origins({**self.flags, **named}, file=self.file)
+
+    def config_of(self, file: Path | None) -> Config:
+        """The configuration that holds for this call where another file is named than by its flags."""
+        from launchers.config import load_config
+
+        return load_config(self.flags, file=file)
 
     def workspace(self, config: Config | None = None) -> Workspace:
         """Backend and engine, with their progress on stderr."""
@@ -102,7 +112,9 @@ def say(*lines: str) -> None:
         sys.stderr.flush()
 
 
-def command(app: typer.Typer, *, takes_command: bool = False, selects: bool = False) -> Callable[[Body], Body]:
+def command(
+    app: typer.Typer, *, name: str | None = None, takes_command: bool = False, selects: bool = False
+) -> Callable[[Body], Body]:
     """Register a function as a command: it gets the session and its options, and its answer is the exit code.
 
     None is 0. With `takes_command`, options end at the first word that is none, so that the worker's own need no `--`
@@ -114,7 +126,7 @@ def command(app: typer.Typer, *, takes_command: bool = False, selects: bool = Fa
         def call(ctx: typer.Context, *, verbose: bool, **options: object) -> None:
             outer: Session = ctx.obj
             for_programs = str(options.get("output")) in _FOR_PROGRAMS
-            session = Session(outer.flags, verbose or outer.verbose, for_programs)
+            session = Session(outer.flags, verbose or outer.verbose, for_programs, outer.file)
             try:
                 with noticed():
                     chosen = (Choice.taken_from(options),) if selects else ()
@@ -131,7 +143,7 @@ def command(app: typer.Typer, *, takes_command: bool = False, selects: bool = Fa
         # typer reads the one or the other, by its version
         call.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
-        app.command(context_settings={"allow_interspersed_args": not takes_command})(call)
+        app.command(name, context_settings={"allow_interspersed_args": not takes_command})(call)
         return function
 
     return register

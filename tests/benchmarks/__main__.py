@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package: serv
 from .figures import at_once, growth, shim_memory, start_up
 from .flow import backends, first, flow
 from .lives import lives
+from .on_dagster import queue, runs
 from .place import Place, place
 from .table import Table
 from .ways import WAYS
@@ -30,6 +31,8 @@ FIGURES: Final[dict[str, Callable[[Place, int], Table]]] = {
     "flow": flow,
     "first": first,
     "backends": backends,
+    "dagster": runs,
+    "queue": queue,
 }
 
 
