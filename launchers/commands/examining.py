@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -39,7 +38,7 @@ def doctor(session: Session, output: Shape) -> int:
 def tell(findings: list[Finding], output: Shape) -> int:
     """Write a report; returns the exit code, 1 if something is broken."""
     broken = [finding for finding in findings if finding.level is Level.BROKEN]
-    infos = tuple(FindingInfo(**asdict(finding)) for finding in findings)
+    infos = tuple(FindingInfo(name=each.name, value=each.value, level=each.level.value) for each in findings)
 
     def text() -> Iterator[str]:
         width = max(len(finding.name) for finding in findings)

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.parametrize("engine", ["warm"], indirect=True)
 RECONCILE = ("dagster", "reconcile")
 
 
+@pytest.mark.smoke
 def test_reconcile_reports_a_run_and_removes_its_worker(make_site: Callable[..., Site]) -> None:
     site = make_site()
     with site.desk() as desk:
@@ -102,6 +103,7 @@ def checked(site: Site, *words: str, code: int = 1) -> dict[str, tuple[str, str]
     return {each["name"]: (each["level"], each["value"]) for each in worst}
 
 
+@pytest.mark.smoke
 def test_nothing_is_broken_where_all_is_well(make_site: Callable[..., Site]) -> None:
     site = make_site(run_monitoring={"enabled": True}, run_queue={"max_user_code_failure_retries": 3})
     found = checked(site, code=0)

@@ -26,6 +26,7 @@ def loaded_by(more: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
+@pytest.mark.smoke
 def test_the_module_loads_nothing_but_dagster() -> None:
     others = {name for name in loaded_by("import launchers.dagster") if name.partition(".")[0] != "dagster"}
 
@@ -42,6 +43,7 @@ ConfigurableClassData("launchers.dagster", "PulumiRunLauncher", "{template: etl}
     assert not {name for name in loaded if name.partition(".")[0] in {"stacks", "programs", "pulumi", "pydantic"}}
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("config", "told"),
     [

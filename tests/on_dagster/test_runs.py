@@ -25,6 +25,7 @@ EXECUTORS = ("in_process", "multiprocess")
 BOTH = pytest.mark.parametrize("executor", EXECUTORS)
 
 
+@pytest.mark.smoke
 @BOTH
 def test_a_run_succeeds(desk: Desk, executor: str) -> None:
     run_id = desk.launch(f"good_{executor}")
@@ -63,6 +64,7 @@ def test_a_step_of_a_multiprocess_run_that_is_out_of_memory_fails_the_run(desk: 
     assert "MemoryError" in desk.told(run_id)
 
 
+@pytest.mark.smoke
 @BOTH
 def test_a_running_run_is_canceled_with_all_that_it_started(desk: Desk, executor: str) -> None:
     run_id = desk.launch(f"holds_{executor}")
@@ -80,6 +82,7 @@ def test_a_running_run_is_canceled_with_all_that_it_started(desk: Desk, executor
     assert kinds.index("PIPELINE_CANCELING") < kinds.index("PIPELINE_CANCELED")
 
 
+@pytest.mark.smoke
 def test_a_worker_that_hears_no_signal_is_killed_when_its_grace_is_over(desk: Desk) -> None:
     run_id = desk.launch("stubborn_multiprocess")
     desk.holds(run_id)
@@ -126,6 +129,7 @@ def test_a_run_is_canceled_although_its_worker_is_dead(desk: Desk) -> None:
     assert desk.status(run_id) == "CANCELED"
 
 
+@pytest.mark.smoke
 def test_a_run_is_resumed_by_its_next_worker(make_site: Callable[..., Site]) -> None:
     site = make_site(run_monitoring={"enabled": True, "max_resume_run_attempts": 3})
     with site.desk() as desk:
@@ -233,6 +237,7 @@ def test_a_reexecuted_run_is_not_taken_for_its_parent(desk: Desk) -> None:
     assert desk.site.workers(parent) != []
 
 
+@pytest.mark.smoke
 def test_health_says_what_is_proven(desk: Desk) -> None:
     lives, killed = desk.launch("holds_in_process"), desk.launch("killed_in_process")
     desk.holds(lives)

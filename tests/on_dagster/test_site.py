@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -128,7 +129,7 @@ def submit(desk: Desk, job: str) -> str:
 
 def test_a_run_that_takes_too_long_to_start_is_given_up_and_never_starts(make_site: Callable[..., Site]) -> None:
     monitored = {**MONITORED, "start_timeout_seconds": 2}
-    site = make_site({**QUICK, "launch_timeout_seconds": 1}, run_monitoring=monitored, run_queue=QUEUE)
+    site = make_site(QUICK, run_monitoring=monitored, run_queue=QUEUE)
     slow = site.folder / "done" / "slow-start"
     slow.touch()
     with running(site) as desk:
@@ -207,7 +208,7 @@ def _executors() -> Iterator[str]:
 
 @pytest.mark.parametrize("launched", [1, 4])
 def test_a_daemon_that_is_killed_while_it_launches_loses_no_run(make_site: Callable[..., Site], launched: int) -> None:
-    site = make_site({**QUICK, "launch_timeout_seconds": 5}, run_queue=QUEUE)
+    site = make_site({**QUICK, "launch_timeout_seconds": 15}, run_queue=QUEUE)
     with site.desk() as desk:
         runs = [submit(desk, "good_in_process") for _ in range(8)]
         with site.daemon() as daemon:
@@ -215,12 +216,13 @@ def test_a_daemon_that_is_killed_while_it_launches_loses_no_run(make_site: Calla
             daemon.send_signal(signal.SIGKILL)
             daemon.wait()
         with site.daemon():
-            over = eventually(lambda: {desk.status(each) for each in runs} <= ENDS)
+            over = eventually(lambda: {desk.status(each) for each in runs} <= ENDS, timedelta(seconds=120))
             ends = {run_id: (desk.status(run_id), len(site.done(run_id))) for run_id in runs}
 
             assert over, ends
             assert set(ends.values()) <= {("SUCCESS", 1), ("FAILURE", 0)}, ends
-            assert len([each for each in ends.values() if each[1] == 0]) <= 1  # the one that was being launched
+            lost = [run_id for run_id, end in ends.items() if end[1] == 0]
+            assert len(lost) <= 1, [desk.told(run_id) for run_id in lost]  # the one that was being launched
             assert eventually(lambda: site.leftovers(led=True) == []), site.leftovers(led=True)
 
 
