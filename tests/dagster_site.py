@@ -91,6 +91,8 @@ class Site:
     home: Path | None = None
     """That of run-launcher; another site's, to share its backend."""
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
+    variables: dict[str, str] = field(default_factory=dict)
+    """More of the environment of the site's processes."""
 
     def __post_init__(self) -> None:
         for name in ("dagster", "done", "templates"):
@@ -99,7 +101,7 @@ class Site:
         self.template("process")
         self.template("small", limits={"memory": "3Gi"})
         self.write("run-launcher.yaml", {"home": str(self.home), "engine": {"kind": self.engine}})
-        self.write("workspace.yaml", {"load_from": [{"grpc_server": self._server}]})
+        self.write("workspace.yaml", {"load_from": [{"grpc_server": self.server}]})
         self.configure()
 
     def configure(self, launcher: Mapping[str, Any] | None = None, **more: Any) -> None:  # noqa: ANN401 - YAML
@@ -123,7 +125,8 @@ class Site:
         (self.folder / name).write_text(yaml.safe_dump(data), encoding="utf-8")
 
     @property
-    def _server(self) -> dict[str, str]:
+    def server(self) -> dict[str, str]:
+        """The code server, in the words of workspace.yaml."""
         return {"socket": str(self.code), "host": "localhost", "location_name": LOCATION}
 
     @property
@@ -136,6 +139,7 @@ class Site:
             "RUN_LAUNCHER_TOOLS": str(TOOLS),
             "DAGSTER_DISABLE_TELEMETRY": "1",
             MARK: self.mark,
+            **self.variables,
         }
 
     # ---- its processes ----
@@ -259,12 +263,12 @@ class Desk:
         assert isinstance(launcher, PulumiRunLauncher)
         return launcher
 
-    def create(self, job: str, tags: Mapping[str, str] | None = None) -> DagsterRun:
-        """A run that is not launched yet."""
+    def create(self, job: str, tags: Mapping[str, str] | None = None, ops: tuple[str, ...] = ()) -> DagsterRun:
+        """A run that is not launched yet, of all ops or of these."""
         location = self.workspace.create_request_context().get_code_location(LOCATION)
         remote = location.get_repository("__repository__").get_full_job(job)
         return self.instance.create_run_for_job(
-            job_def=_job(job),
+            job_def=_job(job).get_subset(op_selection=ops) if ops else _job(job),
             tags=dict(tags or {}),
             remote_job_origin=remote.get_remote_origin(),
             job_code_origin=remote.get_python_origin(),

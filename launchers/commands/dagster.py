@@ -68,9 +68,10 @@ def _binding(session: Session) -> Iterator[Binding]:
         except DagsterError as error:
             message = f"the instance cannot be opened: {error}"
             raise ConfigurationError(message) from error
-        settings = launcher.settings if isinstance(launcher, PulumiRunLauncher) else Settings()
+        ours = launcher if isinstance(launcher, PulumiRunLauncher) else None
+        settings = Settings() if ours is None else ours.settings
         file = session.file or (None if settings.config_file is None else Path(settings.config_file).expanduser())
-        yield Binding(instance, settings, PulumiRunLauncher, session.config_of(file))
+        yield Binding(instance, settings, PulumiRunLauncher, session.config_of(file), launches=ours is not None)
 
 
 def _require_dagster() -> None:

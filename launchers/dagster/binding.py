@@ -44,10 +44,18 @@ class Binding:
     """What the parts of the launcher share. Safe from many threads; all of it can be had again from dagster.yaml."""
 
     def __init__(
-        self, instance: DagsterInstance, settings: Settings, cls: type[object], config: Config | None = None
+        self,
+        instance: DagsterInstance,
+        settings: Settings,
+        cls: type[object],
+        config: Config | None = None,
+        *,
+        launches: bool = True,
     ) -> None:
         self.instance = instance
         self.settings = settings
+        self.launches = launches
+        """True if the instance's new runs are launched by us, as far as there is no `previous`."""
         self.previous = None if settings.previous is None else PreviousLauncher(settings.previous, instance)
         self.unknown_since: dict[str, float] = {}
         """When a worker was first found that could not be asked: run id, seconds of the monotonic clock."""
@@ -98,7 +106,7 @@ class Binding:
         The record comes first, since a re-executed run may have its parent's tags, and the tags where the backend does
         not answer or has no record any more.
         """
-        with suppress(RunLauncherError):
+        with suppress(RunLauncherError, OSError):
             if self.workspace.records.read(run.run_id) is not None:
                 return run.run_id
         return handle_in(run.run_id, run.tags)

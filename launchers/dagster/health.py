@@ -55,7 +55,7 @@ def debug_info(binding: Binding, run: DagsterRun, *, with_lines: bool) -> str | 
         return binding.previous.launcher.get_run_worker_debug_info(run, with_lines) if binding.previous else None
     try:
         return explain(binding, run.run_id, with_lines=with_lines)
-    except RunLauncherError as error:
+    except (RunLauncherError, OSError) as error:
         return f"The worker cannot be asked: {error}"
 
 
@@ -96,5 +96,5 @@ def _status(binding: Binding, run: DagsterRun) -> Status:
         return binding.launcher_of(worker).status(worker)
     except RunNotFoundError as error:
         return Status(state=WorkerState.UNKNOWN, message=str(error))
-    except RunLauncherError as error:
+    except (RunLauncherError, OSError) as error:
         return Status(state=WorkerState.UNKNOWN, message=f"its worker cannot be asked: {error}")

@@ -85,7 +85,7 @@ class PulumiRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         """Have the run's worker end, and return within 2 s; True if it was asked, or has ended on that account."""
         from launchers.dagster.ending import terminate
 
-        return terminate(self.binding, run_id)
+        return self.has_instance and terminate(self.binding, run_id)
 
     @property
     def supports_check_run_worker_health(self) -> bool:

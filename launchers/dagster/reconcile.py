@@ -182,7 +182,8 @@ class DagsterReconciler:
     def _was_ours(self, run: DagsterRun) -> bool:
         """True of a run that we announced, or, where we alone launch, of one that no launcher left a trace in."""
         events = self._instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT)
-        alone = self._binding.previous is None and not events and GRPC_INFO_TAG not in run.tags
+        alone = self._binding.launches and self._binding.previous is None
+        alone = alone and not events and GRPC_INFO_TAG not in run.tags
         return alone or any(ANNOUNCED in event.message for event in events)
 
     def _fail(self, run: DagsterRun, account: str) -> bool:

@@ -100,6 +100,13 @@ def made(name: str, body: Callable[..., Any], executor: str) -> Any:  # noqa: AN
     return made_job
 
 
+@job(executor_def=in_process_executor)
+def two() -> None:
+    """One op that goes well, and one that does not: to select from."""
+    good()
+    fails()
+
+
 OPS: Final = {
     "good": good,
     "fails": fails,
@@ -110,5 +117,5 @@ OPS: Final = {
     "stubborn": stubborn,
     "tells": tells,
 }
-JOBS: Final = [made(name, body, executor) for name, body in OPS.items() for executor in EXECUTORS]
+JOBS: Final = [two, *(made(name, body, executor) for name, body in OPS.items() for executor in EXECUTORS)]
 defs = Definitions(jobs=JOBS)

@@ -8,14 +8,16 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from dagster import DagsterRunStatus
 from dagster._core.errors import DagsterLaunchFailedError
 from dagster._core.launcher import LaunchRunContext, WorkerStatus
-from dagster_site import Desk, Site
+from dagster_site import Desk, Site, code_server, short_folder
 
+from launchers.dagster import PulumiRunLauncher
 from launchers.dagster.binding import DIGEST_TAG, HANDLE_TAG, PLACE_TAG
 from launchers.dagster.worker import ARGS
 from launchers.testing.contract import eventually
@@ -303,6 +305,59 @@ def test_join_waits_for_what_was_launched(desk: Desk) -> None:
 
     assert desk.status(run_id) == "SUCCESS"
     assert eventually(lambda: desk.site.workers(run_id) == [])
+
+
+def test_only_the_ops_that_were_selected_are_executed(desk: Desk) -> None:
+    run = desk.create("two", ops=("good",))
+    desk.instance.launch_run(run.run_id, desk.workspace.create_request_context())
+
+    desk.ends(run.run_id, as_="SUCCESS")
+    assert len(desk.site.done(run.run_id)) == 1
+
+
+def test_a_run_outlives_its_code_server_and_can_be_canceled_without_it(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    code = site.code
+    with short_folder() as short, code_server(Path(short)) as site.code:
+        site.write("workspace.yaml", {"load_from": [{"grpc_server": site.server}]})
+        with site.desk() as desk:
+            run_id = desk.launch("holds_in_process")
+            desk.holds(run_id)
+            unlaunched = desk.create("good_in_process")
+    site.code = code
+    site.write("workspace.yaml", {"load_from": [{"grpc_server": site.server}]})
+    with site.desk() as desk:
+        health = desk.launcher.check_run_worker_health(desk.run(run_id))
+        desk.launcher.launch_run(LaunchRunContext(unlaunched, None))
+        asked = desk.launcher.terminate(run_id)
+
+        desk.ends(run_id, as_="CANCELED")
+        desk.ends(unlaunched.run_id, as_="SUCCESS")
+        assert health.status is WorkerStatus.RUNNING
+        assert asked
+
+
+def test_a_worker_that_cannot_open_the_instance_is_reported_with_what_it_said(make_site: Callable[..., Site]) -> None:
+    """Its template gives it no variable that the instance's storage is configured by."""
+    storage = {"sqlite": {"base_dir": {"env": "SITE_STORAGE"}}}
+    site = make_site({"template": "closed"}, storage=storage)
+    site.variables["SITE_STORAGE"] = str(site.folder / "storage")
+    site.template("closed", inherit_env=False, env={"PATH": os.environ["PATH"]})
+    with site.desk() as desk:
+        run_id = desk.launch("good_in_process")
+        desk.launcher.binding.launcher_of(run_id).wait(run_id)
+
+        assert (run_id, "reported failed") in desk.reconciled()
+        assert desk.status(run_id) == "FAILURE"
+        assert "SITE_STORAGE" in desk.told(run_id).partition("last lines:")[2]
+
+
+def test_a_launcher_without_an_instance_ends_nothing(engine: str) -> None:  # noqa: ARG001
+    launcher = PulumiRunLauncher()
+
+    assert launcher.terminate("a-run") is False
+    launcher.join()
+    launcher.dispose()
 
 
 def _events(desk: Desk, run_id: str) -> list[Any]:

@@ -43,6 +43,7 @@ class Whole:
         """Wait until nothing is left of any run but its record, which says how it ended."""
         assert eventually(lambda: self.site.leftovers(led=True) == []), self.site.leftovers(led=True)
         records = self.desk.launcher.binding.workspace.records
+        assert records.ids() != []
         phases = {each: records.read(each).phase for each in records.ids()}  # type: ignore[union-attr]
         assert set(phases.values()) <= {Phase.REMOVED, Phase.FAILED}, phases
         assert {self.desk.status(run_id) for run_id in phases} <= ENDS
@@ -58,7 +59,9 @@ def whole(request: pytest.FixtureRequest) -> Iterator[Whole]:
         site = Site(folder, code, engine, QUICK, {"run_monitoring": MONITORED, "run_queue": QUEUE})
         web = held.enter_context(site.webserver())
         held.enter_context(site.daemon())
-        yield Whole(web, held.enter_context(site.desk()))
+        desk = held.enter_context(site.desk())
+        _ = desk.launcher.binding.workspace  # made now: the tests of the module change the environment
+        yield Whole(web, desk)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +116,15 @@ def test_a_run_that_is_forced_to_canceled_while_it_starts_never_starts(whole: Wh
     whole.settles()
 
 
+def test_a_run_that_takes_longer_than_it_may_is_ended_by_the_monitor(whole: Whole) -> None:
+    run_id = whole.web.launch("holds_in_process", {"dagster/max_runtime": "1"})
+
+    assert eventually(lambda: whole.site.workers(run_id) != [])
+    whole.desk.becomes(run_id, "FAILURE")  # its worker may say CANCELED before
+    assert "Exceeded maximum runtime" in whole.desk.told(run_id)
+    whole.settles()
+
+
 @contextmanager
 def running(site: Site) -> Iterator[Desk]:
     """A site's daemon, and the instance as dagster.yaml is now."""
@@ -155,6 +167,37 @@ def test_a_run_is_resumed_by_the_monitor(make_site: Callable[..., Site], executo
 
         desk.ends(run_id, as_="SUCCESS")
         assert eventually(lambda: site.leftovers(led=True) == []), site.leftovers(led=True)
+
+
+def test_a_run_whose_resumptions_are_used_up_fails(make_site: Callable[..., Site]) -> None:
+    site = make_site(QUICK, run_monitoring={**MONITORED, "max_resume_run_attempts": 1}, run_queue=QUEUE)
+    with running(site) as desk:
+        run_id = submit(desk, "killed_in_process")
+        desk.ends(run_id, as_="FAILURE")
+
+        assert len(site.done(run_id)) == 2
+        assert "SIGKILL" in desk.told(run_id)
+        assert eventually(lambda: site.leftovers(led=True) == [])
+
+
+def test_a_run_is_queued_again_while_the_backend_is_away(make_site: Callable[..., Site]) -> None:
+    retries = {"max_user_code_failure_retries": 50, "user_code_failure_retry_delay": 1}
+    site = make_site({**QUICK, "launch_timeout_seconds": 2}, run_monitoring=MONITORED, run_queue={**QUEUE, **retries})
+    assert site.home is not None
+    with running(site) as desk:
+        desk.ends(submit(desk, "good_in_process"), as_="SUCCESS")
+        assert eventually(lambda: site.leftovers(led=True) == [])
+        state, elsewhere = site.home / "state", site.home / "elsewhere"
+        state.rename(elsewhere)
+        state.touch()
+        run_id = submit(desk, "good_in_process")
+        assert eventually(lambda: "re-submitting the run into the queue" in desk.told(run_id))
+        state.unlink()
+        elsewhere.rename(state)
+
+        desk.ends(run_id, as_="SUCCESS")
+        assert len(site.done(run_id)) == 1
+        assert eventually(lambda: site.leftovers(led=True) == [])
 
 
 def shims(site: Site, run_id: str) -> list[Any]:
