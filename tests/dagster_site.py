@@ -224,11 +224,11 @@ class Site:
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                environment = process.environ()
-                own = environment.get(MARK) == self.mark and environment.get("RUN_LAUNCHER_RUN_ID")
-                shim = process.cmdline()[:1] == [str(SHIM)] and process.cmdline()[1].startswith(str(self.home))
-                named = environment.get("RUN_LAUNCHER_RUN_ID") if own else Path(process.cmdline()[-1]).name
-                if (own or shim) and run_id in {None, named} and process.status() != psutil.STATUS_ZOMBIE:
+                environment, words = process.environ(), process.cmdline()
+                named = environment.get("RUN_LAUNCHER_RUN_ID") if environment.get(MARK) == self.mark else None
+                if words[:1] == [str(SHIM)] and words[1].startswith(str(self.home)):
+                    named = Path(words[1]).name.partition(".")[0]
+                if named and run_id in {None, named} and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
 

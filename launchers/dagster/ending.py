@@ -50,7 +50,7 @@ def _ask(binding: Binding, run: DagsterRun, worker: WorkerHandle | str, begun: f
     except RunNotFoundError as error:
         binding.report(run, f"Nothing to end: {error}")
         return False
-    except RunLauncherError as error:
+    except (RunLauncherError, OSError) as error:
         binding.report(run, f"The run worker could not be asked to end: {error}")
         raise
     settled = status.state in OVER and settle_canceled(binding, run.run_id, status)

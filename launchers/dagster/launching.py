@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -63,14 +62,17 @@ class Start:
         self._resumption = resumption
         self._limit = binding.settings.launch_timeout.total_seconds()
         self._deadline = time.monotonic() + self._limit
+        self._attempt = 0 if resumption is None else None
 
     def perform(self) -> None:
         """Launch within the time limit, and tell Dagster; raises in the ways that Dagster knows."""
-        try:
-            handle = begun(self._launch).result(self._limit + _MARGIN)
-        except FutureTimeoutError as error:  # an OSError, too: it comes first
+        announced, launching = begun(self._announce), begun(self._launch)
+        wait([launching], self._limit + _MARGIN)
+        if not launching.done():
             message = f"the worker was not launched within {self._limit:g} s; what was begun is taken back"
-            raise DagsterLaunchFailedError(message) from error
+            raise DagsterLaunchFailedError(message)
+        try:
+            handle = launching.result()
         except (BackendAccessError, PermissionError) as error:
             raise DagsterLaunchFailedError(str(error)) from error
         except OSError as error:  # a BackendError among others: the folder of a backend may be away too
@@ -78,19 +80,16 @@ class Start:
             raise DagsterUserCodeUnreachableError(message) from error
         except RunLauncherError as error:
             raise DagsterLaunchFailedError(_told(error)) from error
-        self._tell(handle)
+        self._tell(handle, announced)
 
     def _launch(self) -> WorkerHandle:
         binding, run = self._binding, self._run
-        announced = begun(self._announce)
         launcher = binding.launcher(run)
         if launcher.runs_here and not binding.settings.allow_remote_code:
             refuse_remote_code(run, launcher)
         command, env = command_and_env(binding, run, resume=self._resumption is not None, here=launcher.runs_here)
         wanted = Run(id=run.run_id, command=command, env=env, tags=shown_tags(run))
-        launched = _hold(lambda left: self._once(launcher, wanted, left), self._deadline)
-        announced.result()
-        return launched.handle
+        return _hold(lambda left: self._once(launcher, wanted, left), self._deadline).handle
 
     def _announce(self) -> None:
         """Tell Dagster, before anything else is done: who finds the run without more knows that its launch died."""
@@ -105,21 +104,23 @@ class Start:
         if left <= 0:
             message = "the engine was only brought: `run-launcher setup` does that before the first launch"
             raise TimeLimitError(message)
-        attempt = 0 if self._resumption is None else self._next_attempt(self._resumption)
-        return launcher.launch(run.model_copy(update={"attempt": attempt}), timeout=timedelta(seconds=left))
+        if self._attempt is None:
+            self._attempt = self._next_attempt(self._resumption or 1)
+        return launcher.launch(run.model_copy(update={"attempt": self._attempt}), timeout=timedelta(seconds=left))
 
     def _next_attempt(self, resumption: int) -> int:
         """Dagster counts what it asked for, and our attempts have no gap: one that was never begun is not counted."""
         record = self._binding.workspace.records.read(self._run.run_id)
         return min(resumption, 1 if record is None else record.attempt + 1)
 
-    def _tell(self, handle: WorkerHandle) -> None:
+    def _tell(self, handle: WorkerHandle, announced: Future[None]) -> None:
         """Write down in Dagster what was launched; a worker that Dagster could not be told of is ended again."""
         binding, run = self._binding, self._run
         binding.launched(run.run_id)
         to_resume = "" if self._resumption is None else f" to resume the run (attempt {handle.attempt})"
         try:
             tagged = begun(lambda: binding.instance.add_run_tags(run.run_id, tags_of(handle)))
+            announced.result()
             binding.report(run, f"Run worker launched{to_resume}", binding.facts(handle))
             tagged.result()
         except BaseException:

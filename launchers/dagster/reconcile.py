@@ -57,6 +57,8 @@ class DagsterReconciler:
         self._instance = binding.instance
         self._base = Reconciler(binding.workspace)
         self._missed: dict[str, datetime] = {}
+        self._whole = True
+        """False where a record cannot be read, so that a run without one may yet have one."""
         self.figures = Figures()
 
     def lead(self, timeout: timedelta = timedelta(0)) -> AbstractContextManager[None]:
@@ -72,9 +74,13 @@ class DagsterReconciler:
             raise EngineError(message) from error
 
     def _once(self, *, dry_run: bool) -> Iterator[Action]:
+        if self._binding.workspace.backend.identity() is None:
+            return  # nothing was ever launched here, or the backend's folder is away
         known = self._base.seen()
         mine = [record for record in known.records if record.owner == self._binding.owner]
         yield from self._judged(mine, dry_run=dry_run)
+        self._whole = not known.damaged
+        yield from self._reported({each.run_id: each for each in mine}, dry_run=dry_run)
         acted = False
         for action in self._base.once(dry_run=dry_run, known=known):
             acted = acted or action.done
@@ -94,7 +100,6 @@ class DagsterReconciler:
                 why = self._deleted(record) if run is None else self._over(run)
                 if why is not None:
                     yield from self._end(record, why, run, dry_run=dry_run)
-        yield from self._reported({each.run_id: each for each in records}, dry_run=dry_run)
 
     def _over(self, run: RunRecord) -> str | None:
         """Why the worker of a run that Dagster has finished with is to end; its last steps are left to it."""
@@ -133,7 +138,7 @@ class DagsterReconciler:
         for run_id, run in open_runs.items():
             if run_id in statuses:
                 yield from self._compared(run, known[run_id], statuses[run_id], dry_run=dry_run)
-            elif run_id not in known:
+            elif run_id not in known and self._whole:
                 yield from self._interrupted(run, dry_run=dry_run)
 
     def _compared(self, run: RunRecord, record: Record, status: WorkerStatus, *, dry_run: bool) -> Iterator[Action]:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,7 @@ import pytest
 import yaml
 from dagster_site import Site
 
+from launchers.dagster.check import OLDEST
 from launchers.testing.contract import eventually
 
 pytestmark = pytest.mark.parametrize("engine", ["warm"], indirect=True)
@@ -188,6 +190,12 @@ def test_code_locations_that_no_worker_could_load_are_told(make_site: Callable[.
     assert "192.0.2.7" in found["far"][1]
     assert "near" not in found
     assert "hides run-launcher's package 'stacks'" in found["hidden package"][1]
+
+
+def test_the_oldest_dagster_is_the_one_that_is_tested(engine: str) -> None:  # noqa: ARG001
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    assert project["optional-dependencies"]["dagster"] == [f"dagster>={OLDEST}"]
 
 
 def test_a_file_that_is_not_there_is_told(make_site: Callable[..., Site]) -> None:

@@ -215,6 +215,36 @@ def test_a_launch_that_failed_without_dagster_hearing_of_it_is_reported(desk: De
     assert "the disk was full" in desk.told(run.run_id)
 
 
+def test_a_run_whose_record_cannot_be_read_is_left_alone(desk: Desk) -> None:
+    (desk.site.folder / "done" / "slow-start").touch()
+    run_id = desk.launch("good_in_process")
+    assert desk.site.home is not None
+    (record,) = desk.site.home.glob(f"state/records/*/{run_id}.json")
+    content = record.read_bytes()
+    record.write_bytes(b"")
+    later(desk)
+    told = [each.error for each in DagsterReconciler(desk.launcher.binding).once()]
+    record.write_bytes(content)
+    (desk.site.folder / "done" / "slow-start").unlink()
+
+    assert ["is damaged" in each for each in told] == [True]
+    desk.ends(run_id, as_="SUCCESS")
+
+
+def test_where_the_backend_is_away_nothing_is_reported(desk: Desk) -> None:
+    (desk.site.folder / "done" / "slow-start").touch()
+    run_id = desk.launch("good_in_process")
+    assert desk.site.home is not None
+    later(desk)
+    (desk.site.home / "state").rename(desk.site.home / "elsewhere")
+    told = list(DagsterReconciler(desk.launcher.binding).once())
+    (desk.site.home / "elsewhere").rename(desk.site.home / "state")
+    (desk.site.folder / "done" / "slow-start").unlink()
+
+    assert told == []
+    desk.ends(run_id, as_="SUCCESS")
+
+
 def later(desk: Desk) -> None:
     """Let it be long after the last launch."""
     object.__setattr__(desk.launcher.settings, "launch_timeout", timedelta(seconds=-40))

@@ -228,6 +228,19 @@ def test_handle_place_and_digest_are_tags_and_each_step_is_an_event(desk: Desk) 
     assert "[PulumiRunLauncher] Asked the run worker to end" in events
 
 
+def test_a_worker_that_dagster_could_not_be_told_of_is_ended_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(run_id: str, new_tags: object) -> None:
+        raise OSError(run_id, new_tags)
+
+    run = desk.create("holds_in_process")
+    monkeypatch.setattr(desk.instance, "add_run_tags", fails)
+    with pytest.raises(OSError, match=run.run_id):
+        desk.launcher.launch_run(LaunchRunContext(run, None))
+    desk.reconciled()
+
+    assert desk.site.workers(run.run_id) == []
+
+
 def test_a_reexecuted_run_is_not_taken_for_its_parent(desk: Desk) -> None:
     parent = desk.launch("holds_in_process")
     desk.holds(parent)
