@@ -28,16 +28,11 @@ from stacks.errors import UsageError
 
 ARGS: Final = "DAGSTER_COMPRESSED_EXECUTE_RUN_ARGS"
 """Dagster's own variable for compressed arguments of `dagster api execute_run` (dagster/_cli/api.py)."""
-_PYTHON: Final = f"""
-import gc
-gc.disable()
-from dagster._cli.api import {{verb}}_command
-gc.enable()
-gc.freeze()
-import base64, os, zlib
-words = zlib.decompress(base64.b64decode(os.environ.pop({ARGS!r}))).decode()
-{{verb}}_command.main([words], prog_name="dagster api {{verb}}")
-"""
+_PYTHON: Final = (
+    "import base64, gc, os, zlib; gc.disable(); from dagster._cli.api import {verb}_command; gc.enable(); gc.freeze(); "
+    f"words = zlib.decompress(base64.b64decode(os.environ.pop({ARGS!r}))).decode(); "
+    '{verb}_command.main([words], prog_name="dagster api {verb}")'
+)
 """What the code server's own Python executes. There is no variable for the arguments of `resume_run`, and in Dagster
 1.10 none for compressed ones. Python's collector takes a sixth of the time in which dagster is imported."""
 DEFAULT: Final = ConfigurableClassData("dagster", "DefaultRunLauncher", "{}\n")
@@ -62,7 +57,7 @@ def command_and_env(
     args = serialize_value(kind(_lean(origin), run.run_id, reference, set_exit_code_on_failure=True))
     compressed = {ARGS: base64.b64encode(zlib.compress(args.encode())).decode()}
     if python:
-        return (origin.executable_path, "-c", _PYTHON.format(verb=verb)), compressed
+        return (origin.executable_path, "-c", _PYTHON.replace("{verb}", verb)), compressed
     return ((*entry, "api", verb, args), {}) if resume else ((*entry, "api", verb), compressed)
 
 

@@ -324,6 +324,26 @@ def test_a_file_with_the_other_ending_is_not_passed_over() -> None:
     assert refusal() == ["run-launcher.yml: rename it run-launcher.yaml: this name is not read"]
 
 
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_a_file_that_is_named_stands_for_those_that_are_found(tmp_path: Path, by_variable: bool) -> None:  # noqa: FBT001
+    user("launch: {timeout: 1s}")
+    project("engine: {timeout: 2s}")
+    named = project("records: {keep: 3d}", tmp_path / "elsewhere")
+    (named.parent / "templates").mkdir()
+    env = {"RUN_LAUNCHER_CONFIG_FILE": str(named)} if by_variable else {}
+    config = load_config({}, env, file=None if by_variable else named)
+
+    assert (config.launch, config.engine) == (Config().launch, Config().engine)
+    assert config.records.keep == timedelta(days=3)
+    assert config.templates.folders == (named.parent / "templates",)
+
+
+def test_a_named_file_that_is_not_there_is_refused() -> None:
+    assert refusal(env={"RUN_LAUNCHER_CONFIG_FILE": "nowhere.yaml"}) == [
+        "nowhere.yaml: there is no such configuration file"
+    ]
+
+
 def test_the_pulumi_variables_of_the_users_day_job_are_never_read() -> None:
     env = {
         "PULUMI_BACKEND_URL": "s3://work",
