@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _FILE: Final = "dagster.yaml"
 _WORKSPACE: Final = "workspace.yaml"
+_SECOND_LOOK: Final = timedelta(seconds=2)  # after which a run that is not there counts as deleted
 
 
 def reconcile(session: Session, output: Shape, *, every: str | None, metrics: str | None, dry_run: bool) -> int:
@@ -33,7 +35,7 @@ def reconcile(session: Session, output: Shape, *, every: str | None, metrics: st
         message = "--metrics shows what each pass saw: say --every too"
         raise ConfigurationError(message)
     with _binding(session) as binding, ExitStack() as held:
-        reconciler = DagsterReconciler(binding)
+        reconciler = DagsterReconciler(binding, _SECOND_LOOK if pause is None else None)
         if metrics is None:
             return passes(reconciler, output, pause, dry_run=dry_run)
         gauges = Gauges(metrics)

@@ -14,6 +14,7 @@ seen. What Dagster's monitor does is left to it where it may resume runs.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from stacks.records import Phase, Record
 _OPEN: Final = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
 _OVER: Final = (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
 _MARGIN: Final = timedelta(seconds=30)  # beyond the time limit of a launch, after which nobody works on it any more
+_LOOKS: Final = 2  # after which a run that was not there counts as deleted
 _PAGE: Final = 500  # run ids that one query names
 _RECENT: Final = timedelta(minutes=15)
 
@@ -50,13 +52,18 @@ class Figures:
 
 
 class DagsterReconciler:
-    """Reconciles the runs of one Dagster instance. Safe to run anywhere, any number of them; one leads at a place."""
+    """Reconciles the runs of one Dagster instance. Safe to run anywhere, any number of them; one leads at a place.
 
-    def __init__(self, binding: Binding) -> None:
+    `alone`: there will be one pass only, so it looks a second time where a run was deleted, after this while.
+    """
+
+    def __init__(self, binding: Binding, alone: timedelta | None = None) -> None:
         self._binding = binding
+        self._alone = alone
         self._instance = binding.instance
         self._base = Reconciler(binding.workspace)
-        self._missed: dict[str, datetime] = {}
+        self._missed: dict[str, int] = {}
+        """At how many looks in a row a run was not there in Dagster."""
         self._whole = True
         """False where a record cannot be read, so that a run without one may yet have one."""
         self.figures = Figures()
@@ -94,6 +101,9 @@ class DagsterReconciler:
     def _judged(self, records: list[Record], *, dry_run: bool) -> Iterator[Action]:
         live = [each for each in records if each.removed is None and each.phase is not Phase.FAILED]
         runs = self._runs(live)
+        if self._alone is not None and self._missed:
+            threading.Event().wait(self._alone.total_seconds())
+            runs = self._runs(live)
         for record, status in self._base.statuses(live):
             run = runs.get(record.run_id)
             if status.state in {WorkerState.STARTING, WorkerState.RUNNING}:
@@ -111,10 +121,8 @@ class DagsterReconciler:
 
     def _deleted(self, record: Record) -> str | None:
         """Why the worker of a run that Dagster does not know any more is to end, at the second look."""
-        now = datetime.now(UTC)
-        first = self._missed.setdefault(record.run_id, now)
-        old = now - record.wanted_at > self._binding.workspace.orphan_age
-        if first == now or not old or self._instance.get_runs_count() == 0:
+        old = datetime.now(UTC) - record.wanted_at > self._binding.workspace.orphan_age
+        if self._missed.get(record.run_id, 0) < _LOOKS or not old or self._instance.get_runs_count() == 0:
             return None
         return "its run was deleted in Dagster"
 
@@ -216,7 +224,7 @@ class DagsterReconciler:
             for page in pages
             for each in self._instance.get_run_records(RunsFilter(run_ids=page))
         }
-        self._missed = {run_id: when for run_id, when in self._missed.items() if run_id in set(ids) - found.keys()}
+        self._missed = {run_id: self._missed.get(run_id, 0) + 1 for run_id in set(ids) - found.keys()}
         return found
 
     def _records_of_open(self) -> dict[str, Record]:

@@ -116,6 +116,18 @@ def test_a_run_that_was_deleted_is_ended_at_the_second_look_and_not_before_its_a
         assert site.workers(run_id) == []
 
 
+def test_a_single_pass_looks_twice_for_a_run_that_was_deleted(at_once: Desk) -> None:
+    at_once.create("good_in_process")  # the storage is not empty
+    run_id = at_once.launch("holds_in_process")
+    at_once.holds(run_id)
+    aged(at_once, run_id)
+    at_once.instance.delete_run(run_id)
+    told = at_once.site.call("dagster", "reconcile", "-o", "name").stdout
+
+    assert told == f"{run_id}\n"
+    assert at_once.site.workers(run_id) == []
+
+
 def aged(desk: Desk, run_id: str, age: timedelta = timedelta(hours=1)) -> None:
     """Let a run's record say that it was wanted long ago."""
     records = desk.launcher.binding.workspace.records

@@ -21,6 +21,7 @@ from launchers.dagster import PulumiRunLauncher
 from launchers.dagster.binding import DIGEST_TAG, HANDLE_TAG, PLACE_TAG
 from launchers.dagster.worker import ARGS
 from launchers.testing.contract import eventually
+from stacks.engine import stack_name
 from stacks.handle import WorkerHandle
 
 EXECUTORS = ("in_process", "multiprocess")
@@ -248,8 +249,9 @@ def test_a_reexecuted_run_is_not_taken_for_its_parent(desk: Desk) -> None:
     desk.instance.report_run_canceling(child)
 
     assert desk.launcher.terminate(child.run_id) is False
-    assert desk.launcher.check_run_worker_health(child).status is WorkerStatus.RUNNING
-    assert desk.site.workers(parent) != []
+    assert desk.launcher.get_run_worker_debug_info(child) is None
+    assert desk.launcher.binding.workspace.records.wish(stack_name(parent, 0)) is None
+    assert desk.status(parent) == "STARTED"
 
 
 @pytest.mark.smoke
