@@ -44,7 +44,9 @@ def tell(findings: list[Finding], output: Shape) -> int:
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
             mark = "" if finding.level is Level.OK else f"{finding.level}: ".upper()
-            yield f"{finding.name.ljust(width)}   {mark}{one_line(finding.value)}"
+            first, *more = finding.value.splitlines() or [""]
+            yield f"{finding.name.ljust(width)}   {mark}{one_line(first)}"
+            yield from (f"{' ' * width}   {one_line(line)}" for line in more)
         yield ""
         yield f"{len(broken)} broken" if broken else "nothing is broken"
 

@@ -89,12 +89,12 @@ def _launcher(reference: InstanceRef, settings: list[Settings]) -> Iterator[Find
 
 
 def _instead(data: ConfigurableClassData | None) -> str:
-    """What to write in place of another launcher, which goes on to own what it launched."""
+    """What to write in place of another launcher, which goes on to own what it launched; its config is not repeated."""
     previous = data or ConfigurableClassData("dagster", "DefaultRunLauncher", "{}")
-    module = previous.module_name.removesuffix("._core.launcher.default_run_launcher")
-    config: dict[str, Any] = {"template": "process", "previous": {"module": module, "class": previous.class_name}}
+    there: dict[str, Any] = {"module": previous.module_name, "class": previous.class_name}
     if previous.config_dict:
-        config["previous"]["config"] = dict(previous.config_dict)
+        there["config"] = "(what stands there now)"
+    config = {"template": "process", "previous": there}
     block = {"run_launcher": {"module": MODULE, "class": CLASS, "config": config}}
     written = yaml.safe_dump(block, sort_keys=False).rstrip()
     return f"it is {previous.class_name}; to launch with run-launcher, write:\n{written}"

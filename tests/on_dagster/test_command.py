@@ -119,7 +119,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (
         {"run_launcher": {"module": "dagster_docker", "class": "DockerRunLauncher", "config": {"image": "etl:1"}}},
         "run_launcher",
-        "image: etl:1",
+        "config: (what stands there now)",
     ),
     ({"run_launcher": {"module": "launchers", "class": "PulumiRunLauncher"}}, "run_launcher", "launchers.dagster"),
     ({"config": {"tempalte": "x"}}, "config", 'unexpected config entry "tempalte"'),
@@ -153,6 +153,17 @@ def test_what_would_fail_is_told_with_what_to_write_instead(
 
     assert level == "broken"
     assert told in text
+
+
+def test_what_to_write_can_be_copied_from_a_terminal(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    site.configure({"module": "dagster", "class": "DefaultRunLauncher"})
+    lines = site.call("dagster", "check", code=1).stdout.splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.strip() == "run_launcher:")
+    block = "\n".join(line[len(lines[begin]) - len("run_launcher:") :] for line in lines[begin : begin + 8])
+    site.write("dagster/dagster.yaml", yaml.safe_load(block))
+
+    assert checked(site, code=0)["previous"][0] == "ok"
 
 
 NOTES: list[tuple[dict[str, Any], str, str]] = [
