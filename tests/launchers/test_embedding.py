@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from targets import ProcessRow
 
-from launchers import WorkerState, launcher_for, load_launcher
+from launchers import WorkerState, launcher_for
 from launchers.testing.contract import eventually
 from programs.provider import place, worker
 from programs.provider.folder import Identity

@@ -45,6 +45,7 @@ def test_a_run_of_the_previous_launcher_ends_by_itself_and_is_healthy_until_then
 
         desk.ends(run_id, as_="SUCCESS")
         assert health.status is WorkerStatus.RUNNING
+        assert "DefaultRunLauncher does not tell" in str(health.msg)
         assert info is None
 
 
