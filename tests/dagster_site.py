@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -273,6 +274,10 @@ class Desk:
             remote_job_origin=remote.get_remote_origin(),
             job_code_origin=remote.get_python_origin(),
         )
+
+    def limit(self, seconds: float) -> None:
+        """Let no launch take longer from now on; the first one, which brings the engine, may need more."""
+        object.__setattr__(self.launcher.settings, "launch_timeout", timedelta(seconds=seconds))
 
     def launch(self, job: str, tags: Mapping[str, str] | None = None) -> str:
         """Launch a run as the daemon does; returns its id."""

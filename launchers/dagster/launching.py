@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from dagster import DagsterRun
+from dagster import DagsterError, DagsterRun
 from dagster._core.errors import DagsterLaunchFailedError, DagsterUserCodeUnreachableError
 
 from launchers.dagster.binding import Binding, shown_tags, tags_of
@@ -53,6 +53,13 @@ def resume(binding: Binding, context: ResumeRunContext) -> None:
     Start(binding, run, context.resume_attempt_number or 1).perform()
 
 
+class _NotBegunError(RunLauncherError):
+    """The time was over before the launch itself was begun."""
+
+    def __init__(self) -> None:
+        super().__init__("nothing was begun")
+
+
 class Start:
     """One call of launch_run, or of resume_run where Dagster gives the number of the resumption."""
 
@@ -63,14 +70,14 @@ class Start:
         self._limit = binding.settings.launch_timeout.total_seconds()
         self._deadline = time.monotonic() + self._limit
         self._attempt = 0 if resumption is None else None
+        self._is_begun = False
 
     def perform(self) -> None:
         """Launch within the time limit, and tell Dagster; raises in the ways that Dagster knows."""
         announced, launching = begun(self._announce), begun(self._launch)
         wait([launching], self._limit + _MARGIN)
         if not launching.done():
-            message = f"the worker was not launched within {self._limit:g} s; what was begun is taken back"
-            raise DagsterLaunchFailedError(message)
+            raise self._late()
         try:
             handle = launching.result()
         except (BackendAccessError, PermissionError) as error:
@@ -78,9 +85,22 @@ class Start:
         except OSError as error:  # a BackendError among others: the folder of a backend may be away too
             message = f"the backend did not answer for {self._limit:g} s, so nothing was launched: {error}"
             raise DagsterUserCodeUnreachableError(message) from error
+        except _NotBegunError as error:
+            raise self._late() from error
         except RunLauncherError as error:
             raise DagsterLaunchFailedError(_told(error)) from error
         self._tell(handle, announced)
+
+    def _late(self) -> DagsterError:
+        """What is raised when the time is over: Dagster may queue again what was not begun."""
+        limit = f"{self._limit:g} s"
+        if self._is_begun:
+            return DagsterLaunchFailedError(f"the worker was not launched within {limit}; what was begun is taken back")
+        message = (
+            f"nothing was begun within {limit}: the engine is still being brought, which `run-launcher setup` does "
+            "before the first launch, or this host is overloaded"
+        )
+        return DagsterUserCodeUnreachableError(message)
 
     def _launch(self) -> WorkerHandle:
         binding, run = self._binding, self._run
@@ -102,10 +122,10 @@ class Start:
         launcher.workspace.engine.prepare()
         left -= time.monotonic() - before
         if left <= 0:
-            message = "the engine was only brought: `run-launcher setup` does that before the first launch"
-            raise TimeLimitError(message)
+            raise _NotBegunError
         if self._attempt is None:
             self._attempt = self._next_attempt(self._resumption or 1)
+        self._is_begun = True
         return launcher.launch(run.model_copy(update={"attempt": self._attempt}), timeout=timedelta(seconds=left))
 
     def _next_attempt(self, resumption: int) -> int:
@@ -145,8 +165,7 @@ def _hold(perform: Callable[[float], T], deadline: float) -> T:
             if away is None:
                 raise
         if time.monotonic() >= deadline:
-            message = "the time was over before anything was begun"
-            raise away or TimeLimitError(message)
+            raise away or _NotBegunError
         threading.Event().wait(min(_PAUSE, max(0.0, deadline - time.monotonic())))
 
 

@@ -138,48 +138,46 @@ def test_a_host_is_known_by_its_addresses(engine: str, host: str, here: bool) ->
     assert is_here(host) is here
 
 
-def test_nothing_starts_after_the_time_limit(make_site: Callable[..., Site]) -> None:
+def test_nothing_starts_after_the_time_limit(desk: Desk) -> None:
     """Another command holds the claim on the run for as long as the launch may take."""
-    site = make_site({"launch_timeout_seconds": 1})
-    with site.desk() as desk:
-        workspace = desk.launcher.binding.workspace
-        desk.ends(desk.launch("good_in_process"), as_="SUCCESS")  # the engine is there
-        run = desk.create("good_in_process")
-        begun = time.monotonic()
-        with (
-            workspace.backend.claims.hold(stack_name(run.run_id, 0), "a test", timedelta(0)),
-            pytest.raises(DagsterLaunchFailedError),
-        ):
-            desk.launcher.launch_run(LaunchRunContext(run, None))
-        took = time.monotonic() - begun
+    workspace = desk.launcher.binding.workspace
+    desk.ends(desk.launch("good_in_process"), as_="SUCCESS")
+    desk.limit(1)
+    run = desk.create("good_in_process")
+    begun = time.monotonic()
+    with (
+        workspace.backend.claims.hold(stack_name(run.run_id, 0), "a test", timedelta(0)),
+        pytest.raises(DagsterLaunchFailedError),
+    ):
+        desk.launcher.launch_run(LaunchRunContext(run, None))
+    took = time.monotonic() - begun
 
-        assert took < 6
-        assert desk.site.workers(run.run_id) == []
-        assert desk.site.done(run.run_id) == []
+    assert took < 1 + 5
+    assert desk.site.workers(run.run_id) == []
+    assert desk.site.done(run.run_id) == []
 
 
-def test_a_launch_that_hangs_is_left_behind_and_takes_back_what_it_began(
-    make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+def test_a_launch_that_hangs_is_left_behind_and_starts_nothing_later(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The engine is stopped dead, so the launch cannot even cancel."""
-    site = make_site({"launch_timeout_seconds": 1})
-    with site.desk() as desk:
-        desk.ends(desk.launch("good_in_process"), as_="SUCCESS")
-        run = desk.create("good_in_process")
-        monkeypatch.setattr("launchers.dagster.launching._MARGIN", 0.1)
-        goes_on = threading.Event()
-        engine = desk.launcher.binding.workspace.engine
-        prepare = engine.prepare
-        monkeypatch.setattr(engine, "prepare", lambda: (goes_on.wait(30), prepare()))
-        with pytest.raises(DagsterLaunchFailedError, match="not launched within 1 s"):
-            desk.launcher.launch_run(LaunchRunContext(run, None))
-        goes_on.set()
-        others = [each for each in threading.enumerate() if each.name == "run-launcher-launch"]
-        for each in others:
-            each.join(30)
+    """The engine is still being brought when the time is over; nothing was begun, so Dagster may queue it again."""
+    desk.ends(desk.launch("good_in_process"), as_="SUCCESS")
+    desk.limit(1)
+    run = desk.create("good_in_process")
+    monkeypatch.setattr("launchers.dagster.launching._MARGIN", 0.1)
+    goes_on = threading.Event()
+    engine = desk.launcher.binding.workspace.engine
+    prepare = engine.prepare
+    monkeypatch.setattr(engine, "prepare", lambda: (goes_on.wait(60), prepare()))
+    with pytest.raises(DagsterUserCodeUnreachableError, match="nothing was begun within 1 s"):
+        desk.launcher.launch_run(LaunchRunContext(run, None))
+    goes_on.set()
+    for each in threading.enumerate():
+        if each.name == "run-launcher-launch":
+            each.join(60)
 
-        assert desk.site.workers(run.run_id) == []
-        assert desk.site.done(run.run_id) == []
+    assert desk.site.workers(run.run_id) == []
+    assert desk.site.done(run.run_id) == []
 
 
 def away(home: Path) -> Callable[[], None]:
@@ -208,29 +206,27 @@ def test_a_launch_holds_while_the_backend_is_away(desk: Desk) -> None:
     assert len(desk.site.done(run_id)) == 1
 
 
-def test_a_launch_fails_so_that_dagster_queues_the_run_again_when_the_backend_stays_away(
-    make_site: Callable[..., Site],
-) -> None:
-    site = make_site({"launch_timeout_seconds": 2})
-    assert site.home is not None
-    with site.desk() as desk:
-        desk.ends(desk.launch("good_in_process"), as_="SUCCESS")
-        run = desk.create("good_in_process")
-        back = away(site.home)
-        with pytest.raises(DagsterUserCodeUnreachableError, match="the backend did not answer for 2 s"):
-            desk.launcher.launch_run(LaunchRunContext(run, None))
-        back()
+def test_a_launch_fails_so_that_dagster_queues_the_run_again_when_the_backend_stays_away(desk: Desk) -> None:
+    assert desk.site.home is not None
+    desk.ends(desk.launch("good_in_process"), as_="SUCCESS")
+    desk.limit(2)
+    run = desk.create("good_in_process")
+    back = away(desk.site.home)
+    with pytest.raises(DagsterUserCodeUnreachableError, match="the backend did not answer for 2 s"):
+        desk.launcher.launch_run(LaunchRunContext(run, None))
+    back()
+    desk.limit(30)
 
-        desk.launcher.launch_run(LaunchRunContext(run, None))  # as the queue does
-        desk.ends(run.run_id, as_="SUCCESS")
-        assert len(desk.site.done(run.run_id)) == 1
+    desk.launcher.launch_run(LaunchRunContext(run, None))  # as the queue does
+    desk.ends(run.run_id, as_="SUCCESS")
+    assert len(desk.site.done(run.run_id)) == 1
 
 
 def test_a_database_that_is_away_is_a_backend_that_is_away(
     make_site: Callable[..., Site], request: pytest.FixtureRequest
 ) -> None:
     request.getfixturevalue("postgres")  # or the reason why there is none here
-    site = make_site({"launch_timeout_seconds": 2})
+    site = make_site()
     with serving("postgres") as server:
         key = site.folder / "key"
         key.write_text("a key that all hosts share")
@@ -240,6 +236,7 @@ def test_a_database_that_is_away_is_a_backend_that_is_away(
             first = desk.launch("good_in_process")
             desk.launcher.binding.launcher_of(first).wait(first)
             desk.reconciled()
+            desk.limit(2)
             run = desk.create("good_in_process")
             server.stop()
             with pytest.raises(DagsterUserCodeUnreachableError, match="the backend did not answer"):

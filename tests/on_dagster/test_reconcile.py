@@ -259,7 +259,7 @@ def test_where_the_backend_is_away_nothing_is_reported(desk: Desk) -> None:
 
 def later(desk: Desk) -> None:
     """Let it be long after the last launch."""
-    object.__setattr__(desk.launcher.settings, "launch_timeout", timedelta(seconds=-40))
+    desk.limit(-40)
 
 
 def _starting(job: str) -> DagsterEvent:

@@ -182,7 +182,7 @@ def test_a_run_whose_resumptions_are_used_up_fails(make_site: Callable[..., Site
 
 def test_a_run_is_queued_again_while_the_backend_is_away(make_site: Callable[..., Site]) -> None:
     retries = {"max_user_code_failure_retries": 50, "user_code_failure_retry_delay": 1}
-    site = make_site({**QUICK, "launch_timeout_seconds": 2}, run_monitoring=MONITORED, run_queue={**QUEUE, **retries})
+    site = make_site({**QUICK, "launch_timeout_seconds": 10}, run_monitoring=MONITORED, run_queue={**QUEUE, **retries})
     assert site.home is not None
     with running(site) as desk:
         desk.ends(submit(desk, "good_in_process"), as_="SUCCESS")
