@@ -204,13 +204,18 @@ class Launch:
         like = half_made if half_made is not None and half_made.phase is Phase.WANTED else None
         args = self._launcher.args(self._run, backend_id, like)
         record = self._wanted(args, earlier or (half_made.earlier if half_made else ()))
-        self._workspace.records.write_first(record, self._launcher.template.canonical())
+        is_begun = False
         try:
+            self._workspace.records.write_first(record, self._launcher.template.canonical())
+            is_begun = True
             handle = enter(self._launcher, args, record if like else None, claim, self._left())
             launched = record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle)
             wish = self._workspace.records.write_and_see(launched)
         except BaseException as error:
-            self._undo(record, claim, error)
+            if is_begun or not isinstance(
+                error, Exception
+            ):  # interrupted while it was written, the record may be there
+                self._undo(record, claim, error)
             raise
         self._refuse_late(launched, wish, claim)
         return Launched(handle, created=True, status=self._launcher.status_of(launched))

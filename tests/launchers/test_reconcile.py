@@ -20,7 +20,7 @@ from launchers.launcher import RunLauncher
 from launchers.overdue import Kind, Seen, Step, overdue
 from launchers.reconcile import Action, Reconciler
 from launchers.settings import Config, ReconcileSettings, RecordSettings
-from launchers.testing.contract import eventually, written
+from launchers.testing.contract import written
 from launchers.workspace import Workspace
 from programs.args import Keep
 from programs.process.template import ProcessTemplate
@@ -32,10 +32,25 @@ from stacks.records import Phase, Record
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 AT_ONCE = {"succeeded": "0s", "failed": "0s"}
 _LAUNCH = """
-import sys
+import os, signal, sys
 from launchers import Run, load_launcher
+from stacks.records import Records
+written = Records.write_first
+
+def killed_after(self, *words):
+    written(self, *words)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def killed_before(self, *words):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if sys.argv[3] == "wanted":
+    Records.write_first = killed_after
+else:
+    Records.write_and_see = killed_before
 load_launcher(sys.argv[1]).launch(Run.model_validate_json(sys.argv[2]))
 """
+"""A launch that is killed when its record says that it is wanted, or when its worker is there and no record says so."""
 _HOLD = """
 import datetime, pathlib, sys
 from stacks.backend import Backend
@@ -75,14 +90,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def kill_launch(row: ProcessRow, run: Run, *, once: Path | None) -> None:
-    """A launcher that is killed once its worker runs, or as soon as the record says that it is wanted."""
+def kill_launch(row: ProcessRow, run: Run, moment: str) -> None:
+    """A launcher that is killed once its worker is there, or as soon as the record says that it is wanted."""
     template = row.shared / "template.yaml"
     template.write_text(row.launcher().template.canonical())
-    records = row.launcher().workspace.records
-    with subprocess.Popen(row.another_process(_LAUNCH, str(template), run.model_dump_json())) as process:
-        assert eventually(lambda: once.exists() if once else records.read(run.id) is not None)
-        process.kill()
+    command = row.another_process(_LAUNCH, str(template), run.model_dump_json(), moment)
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
 
 
 def ended(row: ProcessRow, launcher: RunLauncher[ProcessTemplate], script: str = "exit 0") -> Run:
@@ -97,7 +110,7 @@ def ended(row: ProcessRow, launcher: RunLauncher[ProcessTemplate], script: str =
 def test_a_worker_that_a_dead_launch_left_is_adopted(row: ProcessRow) -> None:
     lines = row.shared / "lines"
     run = row.run('echo once >>"$1"; sleep 600', str(lines))
-    kill_launch(row, run, once=lines)
+    kill_launch(row, run, "worker")
 
     assert did(reconciler(row).once()) == [(run.id, "mended")]
     record = row.launcher().record(run.id)
@@ -109,7 +122,7 @@ def test_a_worker_that_a_dead_launch_left_is_adopted(row: ProcessRow) -> None:
 
 def test_a_launch_that_died_before_its_worker_leaves_nothing_but_its_record(row: ProcessRow) -> None:
     run = row.run("sleep 600")
-    kill_launch(row, run, once=None)
+    kill_launch(row, run, "wanted")
 
     told = did(reconciler(row).once())
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import psutil
 import pytest
@@ -66,6 +67,32 @@ def test_an_interrupted_launch_leaves_nothing_but_its_record(
     assert "cut" not in cli("ps").stdout
     assert not list(cli.home.glob("state/.pulumi/stacks/*/cut.json"))
     assert not list(cli.home.glob("runs/*/cut"))
+
+
+_RECORDED: Final = """
+import signal
+from launchers.cli import main
+from stacks.records import Records
+written = Records.write_first
+
+def interrupted(self, *words):
+    written(self, *words)
+    signal.raise_signal(signal.SIGINT)
+
+Records.write_first = interrupted
+main()
+"""
+
+
+def test_a_launch_that_is_interrupted_while_its_record_is_written_takes_it_back(cli: CommandLine) -> None:
+    words = ("launch", "--run-id", "cut", "--", *FOREVER)
+    done = subprocess.run(
+        [sys.executable, "-c", _RECORDED, *words], env=cli.environment, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 130, done.stderr
+    assert cli.json("status", "cut")["state"] == "FAILED"
+    assert cli.locks() == []
 
 
 def test_an_interrupt_before_anything_is_begun_leaves_nothing(cli: CommandLine) -> None:
