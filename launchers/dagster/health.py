@@ -18,7 +18,7 @@ from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 
 from launchers.dagster.binding import Binding
 from stacks.errors import RunLauncherError, RunNotFoundError
-from stacks.handle import WorkerState
+from stacks.handle import WorkerHandle, WorkerState
 from stacks.handle import WorkerStatus as Status
 
 STATES: Final = {
@@ -37,7 +37,7 @@ def health(binding: Binding, run: DagsterRun) -> CheckRunHealthResult:
     worker = binding.worker(run)
     if worker is None and binding.previous is not None:
         return binding.previous.health(run)
-    status = _status(binding, run)
+    status = _status(binding, worker)
     message = in_words(status)
     if status.state is not WorkerState.UNKNOWN:
         binding.unknown_since.pop(run.run_id, None)
@@ -86,9 +86,8 @@ def in_words(status: Status) -> str:
     return f"{text}: {status.message}" if status.message else text
 
 
-def _status(binding: Binding, run: DagsterRun) -> Status:
+def _status(binding: Binding, worker: WorkerHandle | str | None) -> Status:
     """The status of a run's worker; UNKNOWN for what was not launched by us, or whose backend does not answer."""
-    worker = binding.worker(run)
     if worker is None:
         message = "this run was not launched by run-launcher, and run_launcher: config: names no `previous` launcher"
         return Status(state=WorkerState.UNKNOWN, message=message)

@@ -1,12 +1,12 @@
 """What the worker of a Dagster run executes, and with which arguments.
 
 They hold the instance, which may hold passwords of its storage: so they are compressed and handed over in a variable,
-which no state, record or process list shows. The worker's instance is the launcher's, but for three things:
+which no state, record or process list shows. The worker's instance is the launcher's, but for two things:
 - its run launcher is one that the run's executor can work with, and that is installed where the executor is; so the
   worker needs neither this package nor its configuration.
 - it resumes nothing: that is for Dagster's monitor, and an instance that resumes loads its launcher at once. By that
   `run_will_resume` is False in a worker: one that is interrupted reports its run as failed or canceled.
-- nothing else: monitoring stays as it is, since a worker's behaviour depends on it.
+Monitoring stays as it is, since a worker's behaviour depends on it.
 """
 
 from __future__ import annotations
