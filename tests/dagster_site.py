@@ -248,6 +248,16 @@ class Site:
         processes = [f"process {each.pid}" for each in self.workers()]
         return [*processes, *(str(path.relative_to(self.home)) for path in files)]
 
+    def left(self) -> list[str]:
+        """What is left once that, under a reconciler, gets no less any more; however long there is less and less."""
+        left = self.leftovers(led=True)
+        while left and self._gets_less(len(left)):
+            left = self.leftovers(led=True)
+        return left
+
+    def _gets_less(self, than: int) -> bool:
+        return eventually(lambda: len(self.leftovers(led=True)) < than)
+
 
 @dataclass(eq=False)
 class Desk:

@@ -15,7 +15,7 @@ seen. What Dagster's monitor does is left to it where it may resume runs.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -153,16 +153,18 @@ class DagsterReconciler:
         """Report a run whose worker is gone, or never was."""
         if status.state not in OVER or not self._is_ours_to_report(run, record):
             return
-        run_id = record.run_id
-        what = "canceled" if run.dagster_run.status is DagsterRunStatus.CANCELING else "failed"
-        why = in_words(status)
+        yield from self._report(run, status, lambda: self._account(record.run_id, status), dry_run=dry_run)
+
+    def _report(
+        self, run: RunRecord, status: WorkerStatus, account: Callable[[], str], *, dry_run: bool
+    ) -> Iterator[Action]:
+        """Tell Dagster that a run is over: canceled where that was asked for, else failed, with the account of it."""
+        run_id, canceling = run.dagster_run.run_id, run.dagster_run.status is DagsterRunStatus.CANCELING
+        what, why = f"reported {'canceled' if canceling else 'failed'}", in_words(status)
         if dry_run:
-            yield Action(run_id, f"reported {what}", why, done=False)
-        elif what == "canceled":
-            if settle_canceled(self._binding, run_id, status):
-                yield Action(run_id, "reported canceled", why)
-        elif self._fail(run.dagster_run, self._account(run_id, status)):
-            yield Action(run_id, "reported failed", why)
+            yield Action(run_id, what, why, done=False)
+        elif settle_canceled(self._binding, run_id, status) if canceling else self._fail(run.dagster_run, account()):
+            yield Action(run_id, what, why)
 
     def _is_ours_to_report(self, run: RunRecord, record: Record) -> bool:
         """False while its launch may be repeated, or where Dagster's monitor may resume it."""
@@ -178,14 +180,8 @@ class DagsterReconciler:
         if not self._was_ours(run.dagster_run):
             return
         why = "its launch was interrupted before there was a worker"
-        if dry_run:
-            yield Action(run.dagster_run.run_id, "reported failed", why, done=False)
-        elif run.dagster_run.status is DagsterRunStatus.CANCELING:
-            nothing = WorkerStatus(state=WorkerState.NOT_FOUND, message=why)
-            if settle_canceled(self._binding, run.dagster_run.run_id, nothing):
-                yield Action(run.dagster_run.run_id, "reported canceled", why)
-        elif self._fail(run.dagster_run, f"The run cannot start any more: {why}"):
-            yield Action(run.dagster_run.run_id, "reported failed", why)
+        nothing = WorkerStatus(state=WorkerState.NOT_FOUND, message=why)
+        yield from self._report(run, nothing, lambda: f"The run cannot start any more: {why}", dry_run=dry_run)
 
     def _launch_is_over(self, run: RunRecord) -> bool:
         """True once no launch of the run can be under way."""

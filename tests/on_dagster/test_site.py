@@ -41,7 +41,7 @@ class Whole:
 
     def settles(self) -> None:
         """Wait until nothing is left of any run but its record, which says how it ended."""
-        assert eventually(lambda: self.site.leftovers(led=True) == []), self.site.leftovers(led=True)
+        assert self.site.left() == []
         records = self.desk.launcher.binding.workspace.records
         assert records.ids() != []
         phases = {each: records.read(each).phase for each in records.ids()}  # type: ignore[union-attr]
@@ -147,7 +147,7 @@ def test_a_run_that_takes_too_long_to_start_is_given_up_and_never_starts(make_si
     with running(site) as desk:
         run_id = submit(desk, "good_in_process")
         desk.ends(run_id, as_="FAILURE")
-        assert eventually(lambda: site.leftovers(led=True) == []), site.leftovers(led=True)
+        assert site.left() == []
         slow.unlink()
 
         assert "longer than 2 seconds to start" in desk.told(run_id)
@@ -166,7 +166,7 @@ def test_a_run_is_resumed_by_the_monitor(make_site: Callable[..., Site], executo
         site.let_go(run_id)
 
         desk.ends(run_id, as_="SUCCESS")
-        assert eventually(lambda: site.leftovers(led=True) == []), site.leftovers(led=True)
+        assert site.left() == []
 
 
 def test_a_run_whose_resumptions_are_used_up_fails(make_site: Callable[..., Site]) -> None:
@@ -177,7 +177,7 @@ def test_a_run_whose_resumptions_are_used_up_fails(make_site: Callable[..., Site
 
         assert len(site.done(run_id)) == 2
         assert "SIGKILL" in desk.told(run_id)
-        assert eventually(lambda: site.leftovers(led=True) == [])
+        assert site.left() == []
 
 
 def test_a_run_is_queued_again_while_the_backend_is_away(make_site: Callable[..., Site]) -> None:
@@ -186,7 +186,7 @@ def test_a_run_is_queued_again_while_the_backend_is_away(make_site: Callable[...
     assert site.home is not None
     with running(site) as desk:
         desk.ends(submit(desk, "good_in_process"), as_="SUCCESS")
-        assert eventually(lambda: site.leftovers(led=True) == [])
+        assert site.left() == []
         state, elsewhere = site.home / "state", site.home / "elsewhere"
         state.rename(elsewhere)
         state.touch()
@@ -197,7 +197,7 @@ def test_a_run_is_queued_again_while_the_backend_is_away(make_site: Callable[...
 
         desk.ends(run_id, as_="SUCCESS")
         assert len(site.done(run_id)) == 1
-        assert eventually(lambda: site.leftovers(led=True) == [])
+        assert site.left() == []
 
 
 def shims(site: Site, run_id: str) -> list[Any]:
@@ -205,6 +205,7 @@ def shims(site: Site, run_id: str) -> list[Any]:
     return [each for each in site.workers(run_id) if "RUN_LAUNCHER_RUN_ID" not in each.environ()]
 
 
+@pytest.mark.timeout(900)  # as long as there is progress: thirty workers at 1.5 CPU-seconds, beside other tests
 @pytest.mark.parametrize("threads", [False, True])
 def test_thirty_runs_go_through_the_queue(make_site: Callable[..., Site], threads: bool) -> None:  # noqa: FBT001
     site = make_site(QUICK, run_monitoring=MONITORED, run_queue={**QUEUE, "dequeue_use_threads": threads})
@@ -215,7 +216,7 @@ def test_thirty_runs_go_through_the_queue(make_site: Callable[..., Site], thread
                 desk.ends(run_id, as_="SUCCESS")
 
             assert [run_id for run_id in runs if len(site.done(run_id)) != 1] == []
-            assert eventually(lambda: site.leftovers(led=True) == []), site.leftovers(led=True)
+            assert site.left() == []
 
 
 def test_runs_in_flight_survive_a_switch_of_the_launcher_there_and_back(make_site: Callable[..., Site]) -> None:
@@ -266,7 +267,7 @@ def test_a_daemon_that_is_killed_while_it_launches_loses_no_run(make_site: Calla
             assert set(ends.values()) <= {("SUCCESS", 1), ("FAILURE", 0)}, ends
             lost = [run_id for run_id, end in ends.items() if end[1] == 0]
             assert len(lost) <= 1, [desk.told(run_id) for run_id in lost]  # the one that was being launched
-            assert eventually(lambda: site.leftovers(led=True) == []), site.leftovers(led=True)
+            assert site.left() == []
 
 
 def test_two_instances_that_share_a_backend_leave_each_others_runs_alone(make_site: Callable[..., Site]) -> None:
