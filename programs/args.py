@@ -10,11 +10,12 @@ import secrets
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Generic, TypeVar
 
 import platformdirs
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, PlainSerializer, field_validator
 
+from programs.bounds import Bound, Uses
 from stacks.errors import UsageError
 from stacks.handle import WorkerHandle, check_run_id
 
@@ -108,7 +109,17 @@ class Keep(BaseModel, frozen=True, extra="forbid"):
 
 
 class LauncherTemplate(BaseModel, frozen=True, extra="forbid"):
-    """What the templates of every target have in common."""
+    """What the templates of every target have in common.
+
+    `extends` names the template that a file is laid over; it is empty once that was done. `final` names fields that no
+    child and no run may change, `overrides` what a run may change of the others, by field
+    ("limits.memory", or a JSON Pointer), `use` who may choose the template; without it, everybody.
+    """
+
+    GOVERNANCE: ClassVar[frozenset[str]] = frozenset({"extends", "final", "overrides", "use"})
+    """The fields that say what may be done with the template, and nothing of a worker."""
+    DURABLE: ClassVar[frozenset[str]] = frozenset()
+    """The fields that say what all runs of the template share for good: no run may change them."""
 
     target: str
     description: str = ""
@@ -117,6 +128,10 @@ class LauncherTemplate(BaseModel, frozen=True, extra="forbid"):
     start_timeout: Duration = timedelta(minutes=1)
     max_runtime: Duration | None = None
     keep: Keep = Keep()
+    extends: str | None = Field(default=None, min_length=1)
+    final: tuple[str, ...] = ()
+    overrides: dict[str, Bound] = Field(default_factory=dict)
+    use: Uses | None = None
 
     @field_validator("start_timeout", "max_runtime")
     @classmethod
@@ -128,7 +143,9 @@ class LauncherTemplate(BaseModel, frozen=True, extra="forbid"):
 
     def canonical(self) -> str:
         """The template as JSON with sorted keys and no blanks: one spelling per meaning."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        worker = self.model_dump(mode="json", exclude=set(self.GOVERNANCE))
+        rules = self.model_dump(mode="json", include=set(self.GOVERNANCE), exclude_defaults=True)
+        return json.dumps(worker | rules, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hex."""

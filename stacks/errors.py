@@ -157,10 +157,20 @@ class StackLockedError(EngineError):
 
 
 class PolicyError(RunLauncherError):
-    """The template does not allow what the run asks for; nothing was done."""
+    """The template does not allow what the run asks for; nothing was done.
+
+    `field` is what was asked for, `bound` what may be, `where` the file and line that says so, `owner` whose that is.
+    """
 
     exit_code = 5
     repair = Repair.TEMPLATE_OWNER
+
+    def __init__(self, message: str, *, field: str = "", bound: str = "", where: str = "", owner: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+        self.bound = bound
+        self.where = where
+        self.owner = owner
 
 
 class RunNotFoundError(RunLauncherError):

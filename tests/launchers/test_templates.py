@@ -149,7 +149,7 @@ def test_what_editors_add_does_no_harm(text: str) -> None:
         ("limits:\n  cpu_time: 1s\n  memroy: 1", 4, "unknown key 'limits.memroy'; did you mean 'limits.memory'?"),
         ("memory: 1", 2, "unknown key 'memory'; did you mean 'limits.memory'?"),
         ("keep: {zzz: 1}", 2, "unknown key 'keep.zzz'; known keys: failed, succeeded"),
-        ("extends: base", 2, "unknown key 'extends'"),
+        ("extends: base", 2, "text without a file extends nothing"),
         ("env: {}\nowner: me\nenv: {}", 4, "duplicate key 'env', first in line 2"),
         ("env:\n  A: x\n  A: y", 4, "duplicate key 'env.A', first in line 3"),
         ("max_runtime: soon", 2, "max_runtime: 'soon' is no duration: write it like 30s"),

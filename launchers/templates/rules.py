@@ -1,0 +1,164 @@
+"""What a template lets a run change: its bounds and its final fields, each with the line that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+from launchers.near_miss import near_miss
+from launchers.templates.bounding import DENIED, broken_by, in_words, is_key
+from launchers.templates.fields import FieldType, Path, UnknownFieldError, field_at, parse_path, path_text, value_at
+from launchers.templates.globs import any_matches
+from programs.args import LauncherTemplate
+from programs.bounds import Bound
+from stacks.errors import PolicyError, UsageError
+
+NEVER: Final = frozenset({"target", "owner", "description", "extends", "final", "overrides", "use", "secrets"})
+"""Fields that say what a template is: no bound opens them."""
+ENV: Final = "env"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One entry of `overrides`."""
+
+    path: Path
+    bound: Bound
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules of one template. `places` says where each of its values stands: "templates/etl.yaml:7".
+
+    `given` are variables that whoever launches for others hands to a worker, so that they are no run's choice.
+    """
+
+    name: str
+    template: LauncherTemplate
+    places: Mapping[Path, str] = field(default_factory=dict, compare=False)
+    origin: str = ""
+    given: frozenset[str] = frozenset()
+
+    @cached_property
+    def bounds(self) -> dict[Path, Rule]:
+        """The bounds by the field that they are on."""
+        rules = ((parse_path(text), bound) for text, bound in self.template.overrides.items())
+        return {path: Rule(path, bound) for path, bound in rules}
+
+    @cached_property
+    def final(self) -> frozenset[Path]:
+        """The fields that nothing may change."""
+        return frozenset(map(parse_path, self.template.final))
+
+    def governing(self, path: Path) -> Rule | None:
+        """The bound on a field: its own, else the one on the nearest mapping around it; None where it is locked."""
+        return next((self.bounds[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self.bounds), None)
+
+    def final_over(self, path: Path) -> Path | None:
+        """The final field that is this one, lies around it, or in it."""
+        return next((each for each in self.final if each[: len(path)] == path or path[: len(each)] == each), None)
+
+    # ---- refusing ----
+
+    def refuse(self, path: Path, value: object, shown: str) -> None:
+        """Raise PolicyError, which names field, bound, line and owner, for a value that a run may not set.
+
+        Raises UsageError for a field that there is not. `shown` is the value as whoever gave it wrote it.
+        """
+        kind = self.kind_of(path)
+        told = f"{path_text(path)} {shown!r}" if shown else path_text(path)
+        rule = self.open(path)
+        if rule.path != path and not rule.bound.any and not self._has_key(rule, path):
+            keys = f"may only set {in_words(rule.bound)}" if rule.bound.keys else in_words(rule.bound)
+            raise self._refusal(path, f"{path_text(path)} is locked: of {path_text(rule.path)} a run {keys}", rule)
+        if value is None and not rule.bound.any:
+            raise self._refusal(path, f"{path_text(path)} may not be left empty ({in_words(rule.bound)})", rule)
+        broken = None if rule.path != path else broken_by(rule.bound, value, kind)
+        if broken is not None:
+            raise self._refusal(path, f"{told} {broken}", rule)
+
+    def refuse_env(self, names: Iterator[str] | Mapping[str, str]) -> None:
+        """Raise PolicyError for variables of a run that the template does not let it set."""
+        if ENV not in type(self.template).model_fields:
+            return
+        values = names if isinstance(names, Mapping) else dict.fromkeys(names, "")
+        for name in sorted(set(values) - self.given):
+            self.refuse((ENV, name), values[name], shown="")  # what a variable holds may be a secret
+
+    def kind_of(self, path: Path) -> FieldType:
+        """What a field takes; raises UsageError that names the nearest one."""
+        try:
+            return field_at(type(self.template), path)
+        except UnknownFieldError as error:
+            message = f"{error} (template {self.name}, {self.origin})"
+            raise UsageError(message) from error
+
+    def open(self, path: Path) -> Rule:
+        """The bound on a field that is open at all; raises PolicyError for one that is locked."""
+        text = path_text(path)
+        if path[0] in NEVER:
+            raise self._refusal(path, f"{text} is never a run's to change")
+        final = self.final_over(path)
+        if final is not None:
+            why = f"{text} is locked: {path_text(final)} is final"
+            raise self._refusal(path, why, place=self.places.get(("final",), self.origin))
+        if path[0] in self.template.DURABLE:
+            raise self._refusal(path, f"{text} is never a run's to change: all runs of the template share it")
+        if path[0] == ENV:
+            self._refuse_variable(path)
+        rule = self.governing(path)
+        if rule is None:
+            raise self._refusal(path, f"{text} is locked: {self._what_is_open(text)}")
+        return rule
+
+    def _refuse_variable(self, path: Path) -> None:
+        """Variables that no run may set: those that steer loaders, secrets, and those that the template sets."""
+        name = path[-1]
+        if len(path) != len((ENV, "name")):
+            return
+        if any_matches(DENIED, name):
+            why = f"env.{name} is never a run's to set: it steers a loader, an interpreter or run-launcher"
+            raise self._refusal(path, f"{why}; the template's owner may set it there")
+        for layer in ("secrets", ENV):
+            fixed = name in (getattr(self.template, layer, None) or {})
+            if fixed and not (layer == ENV and path in self.bounds):
+                place = self.places.get((layer, name), self.origin)
+                what = "a secret of the template" if layer == "secrets" else "set by the template"
+                raise self._refusal(path, f"env.{name} is locked: it is {what}", place=place)
+
+    def _what_is_open(self, text: str) -> str:
+        known = sorted(path_text(path) for path in self.bounds)
+        if not known:
+            return f"template {self.name} lets a run change nothing. To open it, its owner writes `overrides: {{{text}: …}}`"
+        near = near_miss(text, known)
+        meant = f"; did you mean {near!r}?" if near else ""
+        return f"template {self.name} lets a run change {', '.join(known)}{meant}"
+
+    @staticmethod
+    def _has_key(rule: Rule, path: Path) -> bool:
+        return is_key(rule.bound, path[len(rule.path)])
+
+    def _refusal(self, path: Path, text: str, rule: Rule | None = None, place: str = "") -> PolicyError:
+        where = place or self.origin
+        if rule is not None:
+            where = self.places.get(("overrides", self._written(rule.path)), self.origin)
+        bound = "" if rule is None else in_words(rule.bound)
+        owner = self.template.owner
+        message = f"{text} ({where}, {f'owner {owner}' if owner else 'it names no owner'})"
+        return PolicyError(message, field=path_text(path), bound=bound, where=where, owner=owner)
+
+    def _written(self, path: Path) -> str:
+        return next((text for text in self.template.overrides if parse_path(text) == path), path_text(path))
+
+
+def changed_paths(model: type[Any], before: object, after: object, around: Path = ()) -> Iterator[Path]:
+    """The ways to all values in which two dumps of a model differ."""
+    kind = field_at(model, around)
+    inner = isinstance(before, Mapping) and isinstance(after, Mapping)
+    if inner and (kind.model is not None or kind.value is not None):
+        for name in sorted({*before, *after}):  # type: ignore[misc] # inner says that both are mappings
+            yield from changed_paths(model, value_at(before, (name,)), value_at(after, (name,)), (*around, name))
+    elif before != after:
+        yield around
