@@ -169,9 +169,17 @@ def _from_file(path: Path, refused: list[str]) -> dict[Location, _Given]:
         refused.append(report(shown(path), found))
         return {}
     return {
-        location: _Given(value, f"{shown(path)}:{source.mark(location).key_line}")
+        location: _Given(_placed(location, value, path, source), f"{shown(path)}:{source.mark(location).key_line}")
         for location, value in _anchored(source.data, path.parent, shown(path), refused)
     }
+
+
+def _placed(location: Location, value: object, path: Path, source: Source) -> object:
+    """The value; routes with the line of each, since refusals name it."""
+    if location != ("routes",) or not isinstance(value, tuple):
+        return value
+    lines = (source.mark((*location, index)).key_line for index in range(len(value)))
+    return tuple(route.at(f"{shown(path)}:{line}") for route, line in zip(value, lines, strict=True))
 
 
 def _from_environment(env: Mapping[str, str], cwd: Path, refused: list[str]) -> dict[Location, _Given]:
@@ -228,7 +236,7 @@ def _anchored(
 def _absolute(location: Location, value: object, base: Path) -> object:
     if isinstance(value, Path):
         return _path(value, base)
-    if isinstance(value, tuple):
+    if location == ("templates", "folders") and isinstance(value, tuple):
         return tuple(_path(path, base) for path in value)
     if location == ("backend", "url") and isinstance(value, str):
         return absolute_url(value, base) if value.startswith("file:") else value

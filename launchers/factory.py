@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
-
-from pydantic import ValidationError
 
 from launchers.config import load_config
 from launchers.launcher import RunLauncher
-from launchers.registry import launcher_class, template_model
+from launchers.registry import launcher_class
 from launchers.settings import Config
-from launchers.templates import Loaded, load_template
+from launchers.templates import Library, Loaded
+from launchers.templates.choosing import choose
+from launchers.templates.keeping import SEPARATOR, kept, load_kept
+from launchers.templates.rules import Rules
 from launchers.workspace import Workspace
 from programs.args import LauncherTemplate
 from stacks.backend import Backend
-from stacks.errors import DamagedFileError, RunNotFoundError
+from stacks.errors import RunNotFoundError, TemplateError
 from stacks.handle import WorkerHandle
 
 
@@ -37,6 +40,7 @@ def make_workspace(
         records_keep=config.records.keep,
         owner=owner,
         orphan_age=config.reconcile.orphan_age,
+        templates=Library(config.templates.folders),
         progress=progress or _silent,
     )
 
@@ -44,23 +48,49 @@ def make_workspace(
 def load_launcher(
     template: str | LauncherTemplate | Loaded | None = None,
     *,
+    tags: Mapping[str, str] | None = None,
     config: Config | None = None,
     workspace: Workspace | None = None,
 ) -> RunLauncher[Any]:
-    """The launcher of a template: its name, its path, its value, or what was read of it; by default the configured one.
+    """The launcher of a template: its name, its path, NAME@DIGEST, its value, or what was read of it.
 
-    Raises TemplateError or ConfigurationError; makes nothing on disk.
+    Without one, the configuration's routes choose by the run's tags, then its default. A launcher of a file launches
+    what the file says at each launch. A template's value has no owner but the caller: without `overrides` of its own it
+    does not limit the run's variables. Raises TemplateError or ConfigurationError; makes nothing on disk.
     """
     config = config or load_config()
     workspace = workspace or make_workspace(config)
     if isinstance(template, LauncherTemplate):
-        return _launcher(workspace, template, template.target)
-    loaded = (
-        template
-        if isinstance(template, Loaded)
-        else load_template(template or config.templates.default, config.templates.folders)
-    )
-    return _launcher(workspace, loaded.template, loaded.name)
+        if template.extends is not None:
+            message = f"extends: {template.extends}: only the file of a template extends another one"
+            raise TemplateError(message)
+        launcher = _launcher(workspace, template, template.target)
+        if template.GOVERNANCE & template.model_fields_set:
+            launcher.rules = Rules(launcher.name, template, origin="the caller's own template")
+        return launcher
+    if isinstance(template, Loaded):
+        return _of(workspace, template)
+    name = template or choose(config, tags or {}).template
+    return _named(workspace, name)
+
+
+def _named(workspace: Workspace, name: str) -> RunLauncher[Any]:
+    """The launcher of a name, which looks at each launch whether its file has changed."""
+    stem, is_kept, digest = name.partition(SEPARATOR)
+    if is_kept and "/" not in name:
+        past = load_kept(workspace.records, stem, digest)
+        launcher = _of(workspace, past)
+        with suppress(TemplateError):  # a template that is gone, or broken, has no say in who may choose it
+            launcher.rules = replace(past.rules(), now=workspace.templates.load(stem).rules())
+        return launcher
+    loaded = workspace.templates.load(name)
+    current = _of(workspace, loaded)
+
+    def renewed() -> RunLauncher[Any]:
+        return current if workspace.templates.load(name) is loaded else _named(workspace, name)
+
+    current.renew = renewed
+    return current
 
 
 def launcher_for(
@@ -75,13 +105,14 @@ def launcher_for(
     if origin is None:
         message = f"no run {run!r} is known at {workspace.backend.location}"
         raise RunNotFoundError(message)
-    kept = workspace.records.template(origin.digest)
-    try:
-        template = template_model(origin.target).model_validate(kept or {"target": origin.target})
-    except ValidationError as error:
-        path = f"templates/{origin.digest}.json"
-        raise DamagedFileError(path) from error
-    return _launcher(workspace, template, origin.template)
+    template = kept(workspace.records, origin.digest, origin.target)
+    return _of(workspace, Loaded(origin.template, template, f"that of run {origin.run_id}"))
+
+
+def _of(workspace: Workspace, loaded: Loaded) -> RunLauncher[Any]:
+    launcher = _launcher(workspace, loaded.template, loaded.name)
+    launcher.rules = loaded.rules()
+    return launcher
 
 
 def _launcher(workspace: Workspace, template: LauncherTemplate, name: str) -> RunLauncher[Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import ClassVar, Final, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Final, Generic, Protocol, Self, TypeVar, runtime_checkable
 
+from launchers.templates.rules import Rules
 from launchers.values import Ejected, Explanation, Found, Launched, Terminated
 from launchers.workspace import Workspace
 from programs.args import ARGS_KEY, Context, LauncherTemplate, ProgramArgs, Run, fingerprints
@@ -56,6 +58,10 @@ class RunLauncher(ABC, Generic[T]):
         self.workspace = workspace
         self.template = template
         self.name = name
+        self.rules: Rules | None = None
+        """What runs may change of the template; None where nobody says."""
+        self.renew: Callable[[], RunLauncher[Any]] | None = None
+        """The launcher of the template's file as it is now: this one, as long as the file has not changed."""
 
     # ---- what a target fills in ----
 
@@ -84,6 +90,16 @@ class RunLauncher(ABC, Generic[T]):
         """End a worker and what belongs to it without any state; repeatable."""
 
     # ---- what a target may fill in ----
+
+    def admit(self, run: Run) -> None:
+        """Refuse, before any effect, what this launcher may not or cannot launch.
+
+        Raises PolicyError, which names who may or what may be, UsageError or TemplateError.
+        """
+        if self.rules is not None:
+            self.rules.refuse_use(run.tags)
+            self.rules.refuse_env(run.env)
+        self.check(run)
 
     def check(self, run: Run) -> None:
         """Refuse, before any effect, what this target cannot launch; raises UsageError or TemplateError."""
@@ -132,17 +148,46 @@ class RunLauncher(ABC, Generic[T]):
 
     # ---- the life of a run ----
 
-    def launch(self, run: Run, *, timeout: timedelta | None = None, break_lock: bool = False) -> Launched:
+    def launch(
+        self,
+        run: Run,
+        *,
+        overrides: Mapping[str, object] | None = None,
+        timeout: timedelta | None = None,
+        break_lock: bool = False,
+    ) -> Launched:
         """Start the run's worker once, or return the one that was started before.
 
-        Returns when the target has accepted the worker. Raises LaunchConflictError for an id that is taken,
-        LaunchFailedError, TimeLimitError (60 s by default; nothing starts later), RunCancelledError if it is terminated
-        meanwhile. After an error nothing is left but the record; the same call may be made again. `break_lock` is the
-        caller's word that no other Pulumi command works on this run, where that cannot be proven.
+        `overrides` are fields of the template that this run wants otherwise, nested as they are there (a target has a
+        type for them, like ProcessOverrides); PolicyError tells what the template does not allow. Returns when the
+        target has accepted the worker. Raises LaunchConflictError for an id that is taken, LaunchFailedError,
+        TimeLimitError (60 s by default; nothing starts later), RunCancelledError if it is terminated meanwhile. After
+        an error nothing is left but the record; the same call may be made again. `break_lock` is the caller's word that
+        no other Pulumi command works on this run, where that cannot be proven.
         """
         from launchers.life import Launch  # noqa: PLC0415 - the procedure builds on this contract
 
-        return Launch(self, run, timeout or self.workspace.launch_timeout, break_lock=break_lock).perform()
+        launcher = self.renew() if self.renew is not None else self
+        launcher = launcher.overridden(overrides) if overrides else launcher
+        return Launch(launcher, run, timeout or self.workspace.launch_timeout, break_lock=break_lock).perform()
+
+    def overridden(self, overrides: Mapping[str, object] | Sequence[str]) -> Self:
+        """The launcher of the template with some fields as a run wants them: nested data, or "field=value" words.
+
+        Raises PolicyError for what the template does not allow, UsageError for what is no field or no value of it.
+        """
+        from launchers.templates.overriding import changed, read_mapping, read_words  # noqa: PLC0415
+
+        rules = self.rules or Rules(self.name, self.template)
+        wanted = read_mapping(rules, overrides) if isinstance(overrides, Mapping) else read_words(rules, overrides)
+        return self._with(changed(rules, wanted))
+
+    def _with(self, template: LauncherTemplate) -> Self:
+        """This launcher with another template of the same name."""
+        other = copy.copy(self)
+        other.template = template  # type: ignore[assignment] # changed() keeps the type
+        other.renew = None
+        return other
 
     def adopt(self, run_id: str) -> Launched:
         """Put right a launch that died half-way: its worker enters the state, and its handle comes back.
@@ -193,7 +238,7 @@ class RunLauncher(ABC, Generic[T]):
 
         Raises what a launch would refuse the run with before it makes anything.
         """
-        self.check(run)
+        self.admit(run)
         backend = self.workspace.backend
         backend_id = backend.prove() or "made by the first launch"
         self.workspace.engine.prepare()

@@ -80,7 +80,7 @@ class Launch:
         known = self._known(seen)
         if known is not None:
             return known
-        self._launcher.check(self._run)
+        self._launcher.admit(self._run)
         self._workspace.engine.prepare()
         backend_id = self._workspace.backend.open()
         self._deadline = time.monotonic() + self._timeout.total_seconds()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, field_validator
+from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, field_validator
 
 from launchers.backend_url import check_url
+from launchers.templates.globs import any_matches, matches
 from programs.args import Duration
+from programs.bounds import Words
 from stacks.errors import ConfigurationError
 from stacks.location import Location
 from stacks.user_folders import user_folder
@@ -86,6 +89,34 @@ class ReconcileSettings(BaseModel, frozen=True, extra="forbid"):
     orphan_age: Duration = timedelta(minutes=10)
 
 
+class Route(BaseModel, frozen=True, extra="forbid"):
+    """The template of runs that have all of these tags, by glob of their values, and come from one of these places.
+
+    `where` says which line of which file it is.
+    """
+
+    template: str = Field(min_length=1)
+    tags: dict[str, str] = Field(default_factory=dict)
+    code_locations: Words | None = None
+    _where: str = PrivateAttr("")
+
+    @property
+    def where(self) -> str:
+        """File and line of the route."""
+        return self._where
+
+    def at(self, where: str) -> Route:
+        """The route with the line that it was read from."""
+        route = self.model_copy()
+        object.__setattr__(route, "__pydantic_private__", {"_where": where})
+        return route
+
+    def fits(self, tags: Mapping[str, str], code_location: str | None) -> bool:
+        """True of a run that has all of the tags, and comes from one of the code locations where these are named."""
+        located = self.code_locations is None or any_matches(self.code_locations, code_location or "")
+        return located and all(name in tags and matches(glob, tags[name]) for name, glob in self.tags.items())
+
+
 class Config(BaseModel, frozen=True, extra="forbid"):
     """Every setting. `home` is the folder of all that is kept: state, records, logs and keys."""
 
@@ -96,6 +127,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     launch: LaunchSettings = LaunchSettings()
     records: RecordSettings = RecordSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
+    routes: tuple[Route, ...] = ()
 
     @property
     def backend_url(self) -> str:

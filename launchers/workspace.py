@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from launchers.templates import Library
 from stacks.backend import Backend
 from stacks.processes import here, user_name
 from stacks.records import Records
@@ -35,6 +36,7 @@ class Workspace:
     owner: str = ""
     records_keep: timedelta = timedelta(days=90)
     orphan_age: timedelta = timedelta(minutes=10)
+    templates: Library = field(default_factory=lambda: Library(()), compare=False)
 
     @cached_property
     def records(self) -> Records:

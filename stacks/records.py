@@ -2,11 +2,14 @@
 
 records/<hh>/<run-id>.json             written only under the claim of the attempt's stack
 wishes/<hh>/<stack>.json               "terminate wanted": may be written by anyone at any time, so it never races
-templates/<digest>.json                resolved templates, kept so that a digest can be read later
+templates/<digest>.json                resolved templates, kept for good, so that a digest can be read later
+names/<template>/<digest>              which of them were launched under a name
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -117,7 +120,11 @@ class Records:
 
     def write_first(self, record: Record, template: str) -> None:
         """Write the record of a launch that begins, and keep the template that its digest stands for."""
-        self._store.together(lambda: self.keep_template(record.digest, template), lambda: self.write(record))
+        self._store.together(
+            lambda: self._create(f"templates/{record.digest}.json", template.encode()),
+            lambda: self._create(f"names/{record.template}/{record.digest}", b"{}"),
+            lambda: self.write(record),
+        )
 
     def write_and_see(self, record: Record) -> Wish | None:
         """Replace the record, and tell whether somebody wants its attempt to end, who wrote so before this began."""
@@ -173,14 +180,26 @@ class Records:
         """Take back a wish that was carried out."""
         self._store.delete(_wish_path(stack))
 
-    def keep_template(self, digest: str, canonical: str) -> None:
-        """Keep a resolved template by its digest."""
-        if self._store.read(f"templates/{digest}.json") is None:
-            self._store.create(f"templates/{digest}.json", canonical.encode())
-
     def template(self, digest: str) -> dict[str, JsonValue] | None:
         """A resolved template by its digest; None if it was never launched here."""
-        return read_json(self._store, f"templates/{digest}.json", "target")
+        path = f"templates/{digest}.json"
+        data = read_json(self._store, path, "target")
+        if data is not None and hashlib.sha256(canonical(data).encode()).hexdigest() != digest:
+            raise DamagedFileError(path)
+        return data
+
+    def digests(self, name: str) -> list[str]:
+        """The digests of all templates that were launched under a name, sorted."""
+        return self._store.names(f"names/{name}")
+
+    def _create(self, path: str, content: bytes) -> None:
+        if self._store.read(path) is None:
+            self._store.create(path, content)
+
+
+def canonical(data: object) -> str:
+    """JSON with sorted keys and no blanks: one spelling per meaning."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"))
 
 
 def _path(run_id: str) -> str:

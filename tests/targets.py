@@ -27,7 +27,8 @@ from programs.provider.worker import SHIM
 from stacks.setup import tools_folder
 from stacks.warm_setup import can_build, find_warm
 
-KEPT: Final = ("state/records/", "state/templates/", "state/backend.json", "state/salt.json", "state/.pulumi/meta.yaml",
+KEPT: Final = ("state/records/", "state/templates/", "state/names/",
+    "state/backend.json", "state/salt.json", "state/.pulumi/meta.yaml",
                "keys/", "logs/")  # fmt: skip
 """What may stay below a home once every run was terminated."""
 _STATUS: Final = """

@@ -27,14 +27,31 @@ dagster_app: Final = typer.Typer(
 )
 app.add_typer(dagster_app, name="dagster")
 
+template_app: Final = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Launcher templates: list, show, lint."
+)
+app.add_typer(template_app, name="template")
+
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run, a unique prefix of it, or @last.")]
 RunNames = Annotated[list[str], typer.Argument(metavar="RUN", help="Ids of runs, unique prefixes, or @last.")]
 Output = Annotated[Shape, typer.Option("--output", "-o", help="How the result is written.")]
 BreakLock = Annotated[
     bool, typer.Option("--break-lock", help="Break a Pulumi lock whose owner nobody can prove gone: only if it is.")
 ]
-Words = Annotated[list[str], typer.Argument(metavar="COMMAND", help="What the worker executes.")]
-TemplateName = Annotated[str | None, typer.Option("--template", "-t", help="Name or path of the launcher template.")]
+Words = Annotated[
+    list[str] | None, typer.Argument(metavar="COMMAND", help="What the worker executes.", show_default=False)
+]
+TemplateName = Annotated[
+    str | None, typer.Option("--template", "-t", help="Name, NAME@DIGEST or path of the launcher template.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="A field of the template that this run wants otherwise."),
+]
+Like = Annotated[
+    str | None,
+    typer.Option(metavar="RUN", help="Launch as that run was: its template as it was then, its command and tags."),
+]
 RunId = Annotated[str | None, typer.Option("--run-id", help="Id of the run; made up if not given.")]
 Env = Annotated[
     list[str] | None,
@@ -88,9 +105,11 @@ def options(
 @command(app, takes_command=True)
 def launch(
     session: Session,
-    words: Words,
+    words: Words = None,
     template: TemplateName = None,
     run_id: RunId = None,
+    changes: Changes = None,
+    like: Like = None,
     env: Env = None,
     env_file: EnvFiles = None,
     tag: Tags = None,
@@ -116,8 +135,9 @@ def launch(
     from launchers.commands.launching import Wanted, perform
 
     wanted = Wanted(
-        tuple(words), template, run_id, attempt, tuple(env or ()), tuple(env_file or ()), tuple(tag or ()), timeout,
-        follow=follow, remove=remove, worker_code=worker_code, break_lock=break_lock, output=output,
+        tuple(words or ()), template, run_id, attempt, tuple(env or ()), tuple(env_file or ()), tuple(tag or ()),
+        timeout, follow=follow, remove=remove, worker_code=worker_code, break_lock=break_lock, output=output,
+        changes=tuple(changes or ()), like=like,
     )  # fmt: skip
     return perform(session, wanted)
 
@@ -125,9 +145,11 @@ def launch(
 @command(app, takes_command=True)
 def preview(
     session: Session,
-    words: Words,
+    words: Words = None,
     template: TemplateName = None,
     run_id: RunId = None,
+    changes: Changes = None,
+    like: Like = None,
     env: Env = None,
     env_file: EnvFiles = None,
     tag: Tags = None,
@@ -143,8 +165,9 @@ def preview(
     from launchers.commands.previewing import preview as show
 
     wanted = Wanted(
-        tuple(words), template, run_id, attempt, tuple(env or ()), tuple(env_file or ()), tuple(tag or ()), timeout
-    )
+        tuple(words or ()), template, run_id, attempt, tuple(env or ()), tuple(env_file or ()), tuple(tag or ()),
+        timeout, changes=tuple(changes or ()), like=like,
+    )  # fmt: skip
     return show(session, wanted, output)
 
 
@@ -355,3 +378,42 @@ def dagster_check(
     from launchers.commands import dagster
 
     return dagster.check(file, workspace, output)
+
+
+@command(template_app, name="list")
+def template_list(session: Session, output: Output = Shape.TABLE) -> None:
+    """List the templates that a name leads to, with what is wrong with them."""
+    from launchers.commands import templates
+
+    templates.listed(session, output)
+
+
+@command(template_app, name="show")
+def template_show(
+    session: Session,
+    template: Annotated[str, typer.Argument(metavar="TEMPLATE", help="Name, NAME@DIGEST or path.")],
+    resolved: Annotated[bool, typer.Option("--resolved", help="With every value that holds, defaults too.")] = False,
+    origin: Annotated[bool, typer.Option("--origin", help="Show where each value comes from.")] = False,
+    output: Output = Shape.TABLE,
+) -> None:
+    """Show a template, with what it extends laid under it."""
+    from launchers.commands import templates
+
+    templates.show(session, template, output, resolved=resolved, origin=origin)
+
+
+@command(template_app, name="lint")
+def template_lint(
+    session: Session,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="TEMPLATE", help="Names or paths; by default all.", show_default=False)
+    ] = None,
+    output: Output = Shape.TABLE,
+) -> int | None:
+    """Show what is wrong with templates, and with the routes that lead to them.
+
+    Exits with 2 if something is wrong; notes alone are no errors.
+    """
+    from launchers.commands import templates
+
+    return templates.lint(session, names or [], output)

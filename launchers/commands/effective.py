@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from launchers.commands.output import command_line
 from launchers.templates import DEFAULT
+from launchers.templates.fields import parse_path
 from launchers.validation import places
 from launchers.yaml_nodes import dotted
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from launchers.commands.launching import Wanted
+    from launchers.commands.launching import AskedLaunch, Wanted
     from launchers.config import Setting
     from launchers.launcher import RunLauncher
-    from launchers.templates import Loaded
     from programs.args import Run
 
 CALLER: Final = "caller"
@@ -36,24 +36,46 @@ class Value:
     origin: str
 
 
-def effective(
-    launcher: RunLauncher[Any], loaded: Loaded, run: Run, wanted: Wanted, settings: Iterable[Setting]
-) -> list[Value]:
+def effective(launch: AskedLaunch, wanted: Wanted, settings: Iterable[Setting]) -> list[Value]:
     """Every value of a launch, in the order in which a person would ask: run, template, environment, settings."""
+    launcher, run = launch.launcher, launch.run
     given = {setting.key: setting for setting in settings}
-    chosen = given.pop("templates.default").origin
+    default = given.pop("templates.default").origin
+    chosen = default if launch.chosen.why == "templates.default" else launch.chosen.why
+    origins = Origins(launcher, wanted)
     return [
-        *_of_run(launcher, loaded, run, wanted),
-        Value("template", loaded.name, chosen),
-        Value("template.file", loaded.origin, chosen),
-        Value("template.digest", loaded.template.digest(), "template"),
-        *_of_template(loaded),
-        *_environment(launcher, loaded, run, wanted),
-        *(Value(key, setting.value, setting.origin) for key, setting in given.items() if key != "templates.default"),
+        *_of_run(launcher, run, wanted),
+        Value("template", launcher.name, chosen),
+        Value("template.file", origins.file, chosen),
+        Value("template.digest", launcher.template.digest(), "template"),
+        *_of_template(launcher, origins),
+        *_environment(launcher, origins, run, wanted),
+        *(Value(key, setting.value, setting.origin) for key, setting in given.items()),
     ]
 
 
-def _of_run(launcher: RunLauncher[Any], loaded: Loaded, run: Run, wanted: Wanted) -> Iterator[Value]:
+class Origins:
+    """Where the values of a launcher's template come from: file and line, a flag, or "default"."""
+
+    def __init__(self, launcher: RunLauncher[Any], wanted: Wanted) -> None:
+        self._rules = launcher.rules
+        fields = (word.partition("=")[0] for word in wanted.changes)
+        self._changed = tuple(parse_path(field) for field in fields)
+
+    @property
+    def file(self) -> str:
+        """What the template was read from."""
+        return self._rules.origin if self._rules is not None else ""
+
+    def of(self, *path: str) -> str:
+        """Where the value at the end of a way comes from."""
+        if any(path[: len(each)] == each for each in self._changed):
+            return "flag --set"
+        places = {} if self._rules is None else self._rules.places
+        return places.get(path, DEFAULT)
+
+
+def _of_run(launcher: RunLauncher[Any], run: Run, wanted: Wanted) -> Iterator[Value]:
     yield Value("run.id", run.id, "made up" if wanted.run_id is None else "flag --run-id")
     yield Value("run.attempt", run.attempt, "flag --attempt" if wanted.attempt else DEFAULT)
     yield Value("run.command", list(run.command), "command line")
@@ -61,30 +83,30 @@ def _of_run(launcher: RunLauncher[Any], loaded: Loaded, run: Run, wanted: Wanted
         yield Value(f"run.tags.{name}", value, "flag --tag")
     backend_id = launcher.workspace.backend.identity() or ""
     context = launcher.args(run, backend_id).context
-    if not getattr(loaded.template, "cwd", None):
+    if not getattr(launcher.template, "cwd", None):
         yield Value("run.cwd", context.cwd, CALLER)
     yield Value("run.place", context.place, f"target {launcher.target}")
 
 
-def _of_template(loaded: Loaded) -> Iterator[Value]:
-    data = loaded.template.model_dump(mode="json")
-    for location in places(type(loaded.template), leaves=True):
+def _of_template(launcher: RunLauncher[Any], origins: Origins) -> Iterator[Value]:
+    data = launcher.template.model_dump(mode="json")
+    for location in places(type(launcher.template), leaves=True):
         names = tuple(map(str, location))
-        if names[0] not in _LAYERS:
-            yield Value(f"template.{dotted(location)}", _at(data, names), loaded.origin_of(*names))
+        if names[0] not in _LAYERS | launcher.template.GOVERNANCE:
+            yield Value(f"template.{dotted(location)}", _at(data, names), origins.of(*names))
 
 
-def _environment(launcher: RunLauncher[Any], loaded: Loaded, run: Run, wanted: Wanted) -> Iterator[Value]:
+def _environment(launcher: RunLauncher[Any], origins: Origins, run: Run, wanted: Wanted) -> Iterator[Value]:
     """Each variable once, with the layer that wins: the caller's, the template's, the run's own, the secrets."""
-    data = loaded.template.model_dump(mode="json")
+    data = launcher.template.model_dump(mode="json")
     found = {name: Value(f"env.{name}", _HIDDEN, CALLER) for name in launcher.inherited()}
     for name in data.get("env") or {}:
-        found[name] = Value(f"env.{name}", _HIDDEN, loaded.origin_of("env", name))
+        found[name] = Value(f"env.{name}", _HIDDEN, origins.of("env", name))
     flagged = {word.partition("=")[0] for word in wanted.env}
     for name in run.env:
         found[name] = Value(f"env.{name}", _HIDDEN, "flag --env" if name in flagged else "flag --env-file")
     for name, reference in (data.get("secrets") or {}).items():
-        found[name] = Value(f"env.{name}", reference, loaded.origin_of("secrets", name))
+        found[name] = Value(f"env.{name}", reference, origins.of("secrets", name))
     yield from (found[name] for name in sorted(found))
 
 

@@ -17,6 +17,8 @@ from launchers.commands.preparing import cli_words
 from launchers.commands.shapes import Examination, FindingInfo
 from launchers.factory import load_launcher, make_workspace
 from launchers.findings import Finding, Level, asked
+from launchers.templates import Library
+from launchers.templates.linting import lint
 from stacks.engines import choose_engine
 from stacks.probe import SUPPORTED, ask
 from stacks.setup import Cli, find_cli, has_language_host, tools_folder
@@ -71,6 +73,7 @@ def _findings(session: Session) -> Iterator[Finding]:
         yield from _engine(config)
         yield from keeping(config)
         yield asked("template", partial(_template, config))
+        yield from _templates(config)
         yield asked("place", partial(_place, config))
     yield from _surroundings()
 
@@ -147,6 +150,14 @@ def _disk(home: Path) -> Finding:
 def _template(config: Config) -> str:
     launcher = load_launcher(config=config, workspace=make_workspace(config))
     return f"{launcher.name} (target {launcher.target})"
+
+
+def _templates(config: Config) -> Iterator[Finding]:
+    """Templates and routes that are wrong: a running launcher goes on with their last good versions."""
+    found = lint(Library(config.templates.folders), config=config)
+    wrong = [str(each) for each in found if each.is_error]
+    if wrong:
+        yield Finding("templates", "\n".join(wrong), Level.BROKEN)
 
 
 def _place(config: Config) -> str:

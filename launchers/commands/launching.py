@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,14 @@ from launchers.commands.following import copy_logs
 from launchers.commands.interrupts import Interrupted, noticed
 from launchers.commands.looking import run_table
 from launchers.commands.output import OutputError, Shape, in_words, lasted, write
+from launchers.commands.runs import find_record
 from launchers.commands.session import say
 from launchers.commands.shapes import launched_info
 from launchers.commands.tidying import tidy
 from launchers.commands.waiting import EXIT_CODES
 from launchers.factory import load_launcher
+from launchers.templates.choosing import Chosen, choose
+from launchers.templates.keeping import SEPARATOR
 from programs.args import Run
 from stacks.errors import UsageError
 from stacks.handle import WorkerHandle, WorkerState
@@ -29,8 +32,11 @@ from stacks.records import Phase
 if TYPE_CHECKING:
     from launchers.commands.session import Session
     from launchers.launcher import RunLauncher
+    from launchers.settings import Config
     from launchers.values import Launched
+    from launchers.workspace import Workspace
     from stacks.handle import WorkerStatus
+    from stacks.records import Record
 
 _FLAGS = {"id": "--run-id", "env": "--env", "attempt": "--attempt", "tags": "--tag", "command": "the command"}
 
@@ -52,6 +58,8 @@ class Wanted:
     worker_code: bool = False
     break_lock: bool = False
     output: Shape = Shape.TABLE
+    changes: tuple[str, ...] = ()
+    like: str | None = None
 
     @property
     def stays(self) -> bool:
@@ -61,15 +69,63 @@ class Wanted:
 
 def perform(session: Session, wanted: Wanted) -> int:
     """See the command."""
-    refuse_contradictions(wanted)
-    run = make_run(wanted)
-    config = session.config(launch__timeout=wanted.timeout, templates__default=wanted.template)
-    launcher = load_launcher(config=config, workspace=session.workspace(config))
+    config = session.config(launch__timeout=wanted.timeout)
+    launch = read_launch(wanted, config, session.workspace(config))
+    launcher, run = launch.launcher, launch.run
     launched = _launch(launcher, run, break_lock=wanted.break_lock)
     _tell(launcher, launched, wanted)
     code = Stay(launcher, run.id, wanted).to_the_end() if wanted.stays else 0
     tidy(launcher.workspace, list(launcher.workspace.records.beside(run.id, lambda _: None)))
     return code
+
+
+@dataclass(frozen=True)
+class AskedLaunch:
+    """What a call asks to be launched: the run, its launcher, and why it is this template's."""
+
+    run: Run
+    launcher: RunLauncher[Any]
+    chosen: Chosen
+
+
+def read_launch(wanted: Wanted, config: Config, workspace: Workspace) -> AskedLaunch:
+    """The launch that the words on the command line describe; raises UsageError, TemplateError or PolicyError."""
+    refuse_contradictions(wanted)
+    own = None if wanted.template is None else Chosen(wanted.template, "flag --template")
+    if wanted.like is not None:
+        record = find_record(workspace.records, wanted.like)
+        wanted = like(record, wanted)
+        own = Chosen(f"{record.template}{SEPARATOR}{record.digest}", "flag --like")
+    run = make_run(wanted)
+    chosen = choose(config, run.tags, own)
+    launcher = load_launcher(chosen.template, config=config, workspace=workspace)
+    if wanted.changes:
+        launcher = launcher.overridden(wanted.changes)
+    return AskedLaunch(run, launcher, chosen)
+
+
+def like(record: Record, wanted: Wanted) -> Wanted:
+    """What was asked for, with command, tags and folder of an earlier run where it says nothing else."""
+    given = {word.partition("=")[0] for word in wanted.env}
+    given |= {line.partition("=")[0] for path in wanted.env_files for line in _lines(path)}
+    missing = sorted(set(record.env_names) - given)
+    if missing:
+        flags = " ".join(f"-e {name}" for name in missing)
+        message = f"run {record.run_id} had variables of its own, whose values are kept nowhere: give them with {flags}"
+        raise UsageError(message)
+    _enter(record)
+    tags = {**record.tags, **dict(_pair(tag, "--tag") for tag in wanted.tags)}
+    words = tuple(f"{name}={value}" for name, value in tags.items())
+    return replace(wanted, command=wanted.command or record.command, tags=words)
+
+
+def _enter(record: Record) -> None:
+    """Go to the folder that a run was launched from: its command may name files by a relative path."""
+    try:
+        os.chdir(record.cwd or ".")
+    except OSError as error:
+        message = f"run {record.run_id} was launched in {record.cwd}, which cannot be entered: {error.strerror}"
+        raise UsageError(message) from error
 
 
 def make_run(wanted: Wanted) -> Run:
@@ -211,6 +267,12 @@ def _ended(status: WorkerStatus) -> str:
 
 def refuse_contradictions(wanted: Wanted) -> None:
     """Raise UsageError for options that do not go together."""
+    if not wanted.command and wanted.like is None:
+        message = "a command is missing: what the worker executes, or the run whose command it is (--like RUN)"
+        raise UsageError(message)
+    if wanted.like is not None and wanted.template is not None:
+        message = "--like launches with the template of that run, as it was then: leave --template away"
+        raise UsageError(message)
     if wanted.attempt and wanted.run_id is None:
         message = "--attempt needs the --run-id of the run that it is an attempt of"
         raise UsageError(message)

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from launchers.commands.effective import CALLER, Value, effective, shown
-from launchers.commands.launching import Wanted, make_run, refuse_contradictions
+from launchers.commands.launching import Wanted, read_launch
 from launchers.commands.output import Shape, table, write
 from launchers.commands.shapes import ChangeInfo, PreviewInfo, SettingInfo
-from launchers.factory import load_launcher
-from launchers.templates import load_template
 from stacks.errors import LaunchConflictError
 
 if TYPE_CHECKING:
@@ -36,15 +34,11 @@ class Answer:
 
 def preview(session: Session, wanted: Wanted, output: Shape) -> int:
     """See the command."""
-    refuse_contradictions(wanted)
-    run = make_run(wanted)
-    settings = session.config_with_origins(launch__timeout=wanted.timeout, templates__default=wanted.template)
-    config = settings.config
-    loaded = load_template(config.templates.default, config.templates.folders)
-    launcher = load_launcher(loaded, config=config, workspace=session.workspace(config))
-    answer = foresee(launcher, run)
-    values = effective(launcher, loaded, run, wanted, settings.settings)
-    write(output, _info(run, answer, values), lambda: _text(answer, values), [run.id])
+    settings = session.config_with_origins(launch__timeout=wanted.timeout)
+    launch = read_launch(wanted, settings.config, session.workspace(settings.config))
+    answer = foresee(launch.launcher, launch.run)
+    values = effective(launch, wanted, settings.settings)
+    write(output, _info(launch.run, answer, values), lambda: _text(answer, values), [launch.run.id])
     return 0 if answer.refusal is None else session.report(answer.refusal)
 
 

@@ -138,6 +138,39 @@ class PreviewInfo(Told, frozen=True):
     values: tuple[SettingInfo, ...]
 
 
+class TemplateLine(Told, frozen=True):
+    """template list; `problem` is the first thing that is wrong, and then only name and origin are told."""
+
+    name: str
+    origin: str
+    target: str
+    owner: str
+    description: str
+    digest: str
+    problem: str
+
+
+class TemplateInfo(Told, frozen=True):
+    """template show; `bases` are the files that it extends, the nearest first."""
+
+    name: str
+    origin: str
+    bases: tuple[str, ...]
+    digest: str
+    target: str
+    owner: str
+    values: tuple[SettingInfo, ...]
+
+
+class FlawInfo(Told, frozen=True):
+    """template lint; `line` is 0 for a file as a whole, `error` False for a note."""
+
+    origin: str
+    line: int
+    text: str
+    error: bool
+
+
 class EjectedInfo(Told, frozen=True):
     """eject."""
 

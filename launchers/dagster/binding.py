@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from launchers.dagster.previous import PreviousLauncher
 from launchers.factory import launcher_for, load_launcher, make_workspace
 from launchers.launcher import RunLauncher
 from launchers.settings import Config
+from launchers.templates.choosing import Chosen, choose
 from launchers.workspace import Workspace
 from stacks.errors import ConfigurationError, RunLauncherError, TemplateError
 from stacks.handle import WorkerHandle
@@ -36,6 +38,8 @@ HANDLE_TAG: Final = ".dagster/run-launcher/handle"
 """Dagster hides tags of this prefix from people."""
 JOB_TAG: Final = "dagster/job"
 """What the record of a run calls its job."""
+ARGS: Final = "DAGSTER_COMPRESSED_EXECUTE_RUN_ARGS"
+"""Dagster's own variable for compressed arguments of `dagster api execute_run` (dagster/_cli/api.py)."""
 _HIDDEN: Final = ".dagster/"
 _SHORT: Final = 12  # characters of a digest that people are shown
 
@@ -86,15 +90,21 @@ class Binding:
         return make_workspace(self.config, owner=self.owner)
 
     def launcher(self, run: DagsterRun) -> RunLauncher[Any]:
-        """The launcher of the template that the run asks for: by tag, by code location, or by default.
+        """The launcher of the template that the run asks for: by tag, by code location, by a route, or by default.
 
-        Raises TemplateError or ConfigurationError.
+        Raises TemplateError or ConfigurationError. Whether the run may have that template shows when it is launched.
         """
-        name = run.tags.get(TEMPLATE_TAG) or _of_code_location(run)
-        if name is not None and ("/" in name or name.endswith((".yaml", ".yml"))):
-            message = f"run {run.run_id} asks for the template {name!r}: a run names a template, never a path"
-            raise TemplateError(message)
-        return load_launcher(name or self.settings.template, config=self.config, workspace=self.workspace)
+        origin = run.remote_job_origin
+        location = None if origin is None else origin.location_name
+        default = None if self.settings.template is None else Chosen(self.settings.template, "dagster.yaml")
+        chosen = choose(self.config, shown_tags(run), _own_choice(run), location, default)
+        launcher = load_launcher(chosen.template, config=self.config, workspace=self.workspace)
+        if launcher.rules is not None:
+            launcher.rules = replace(launcher.rules, code_location=location, given=frozenset({ARGS}))
+            if launcher.rules.stale:
+                self.report(run, launcher.rules.stale)
+        launcher.renew = None  # it was read just now
+        return launcher
 
     def launcher_of(self, run: WorkerHandle | str) -> RunLauncher[Any]:
         """The launcher that watches and ends a run that was launched."""
@@ -168,6 +178,17 @@ def shown_tags(run: DagsterRun) -> dict[str, str]:
     """The tags that the record of a run has: those that people see in Dagster, and the job."""
     mine = {name: value for name, value in run.tags.items() if not name.startswith(_HIDDEN)}
     return {**mine, JOB_TAG: run.job_name}
+
+
+def _own_choice(run: DagsterRun) -> Chosen | None:
+    """The template that the run or its code location asks for; raises TemplateError for a path."""
+    name, why = run.tags.get(TEMPLATE_TAG), f"tag {TEMPLATE_TAG}"
+    if name is None:
+        name, why = _of_code_location(run), "container context"
+    if name is not None and ("/" in name or name.endswith((".yaml", ".yml"))):
+        message = f"run {run.run_id} asks for the template {name!r}: a run names a template, never a path"
+        raise TemplateError(message)
+    return None if name is None else Chosen(name, why)
 
 
 def _of_code_location(run: DagsterRun) -> str | None:

@@ -22,12 +22,10 @@ from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT, JobPythonOrigin, g
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 from dagster._serdes import ConfigurableClassData, serialize_value
 
-from launchers.dagster.binding import Binding
+from launchers.dagster.binding import ARGS, Binding
 from launchers.dagster.executors import NEEDS, launcher_class_of
 from stacks.errors import UsageError
 
-ARGS: Final = "DAGSTER_COMPRESSED_EXECUTE_RUN_ARGS"
-"""Dagster's own variable for compressed arguments of `dagster api execute_run` (dagster/_cli/api.py)."""
 _PYTHON: Final = (
     "import base64, gc, os, zlib; gc.disable(); from dagster._cli.api import {verb}_command; gc.enable(); gc.freeze(); "
     f"words = zlib.decompress(base64.b64decode(os.environ.pop({ARGS!r}))).decode(); "

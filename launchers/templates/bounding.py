@@ -19,7 +19,7 @@ DENIED: Final = (
     "PYTHONHOME", "PYTHONSTARTUP", "PYTHONINSPECT", "PERL5OPT", "RUBYOPT", "NODE_OPTIONS", "JAVA_TOOL_OPTIONS",
     "_JAVA_OPTIONS",
 )  # fmt: skip
-"""Variables that steer a loader, an interpreter or us rather than a job: never a run's to set, whatever a bound says."""
+"""Variables that steer a loader, an interpreter or us, not a job: never a run's to set, whatever a bound says."""
 _TEXTS: Final = ("glob", "pattern", "registries", "require_digest", "deny_tags")
 _FITS: Final[dict[str, Callable[[FieldType], bool]]] = {
     **dict.fromkeys(("min", "max"), lambda field: field.is_ordered),
@@ -113,7 +113,9 @@ def _broken(bound: Bound, value: Any, field: FieldType) -> str | None:  # noqa: 
         return None if odd is None else f"has the key {odd!r}, and may only have {_or(bound.keys or ())}"
     if isinstance(value, list | tuple):
         return _broken_list(bound, value, field)
-    broken = (key for key, keeps in _KEEPS.items() if getattr(bound, key) is not None and not keeps(bound, value, field))
+    broken = (
+        key for key, keeps in _KEEPS.items() if getattr(bound, key) is not None and not keeps(bound, value, field)
+    )
     return next((_SAYS[key](bound) for key in broken), None)
 
 

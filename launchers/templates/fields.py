@@ -71,7 +71,13 @@ class FieldType:
         """The kind of value, as messages name it."""
         if self.model or self.value:
             return "a mapping"
-        kinds = {bool: "true or false", int: "a number", float: "a number", Decimal: "a number", timedelta: "a duration"}
+        kinds = {
+            bool: "true or false",
+            int: "a number",
+            float: "a number",
+            Decimal: "a number",
+            timedelta: "a duration",
+        }
         return "a list" if self.item else "text" if self.is_text else kinds.get(self.plain, "a value of its own kind")
 
     @cached_property
@@ -195,7 +201,9 @@ def _bare(annotation: Any) -> Any:  # noqa: ANN401
 def _unknown(model: type[BaseModel], path: Path, index: int) -> str:
     known = [dotted(place) for place in places(model)]
     text = f"there is no field {path_text(path[: index + 1])!r}"
-    near = near_miss(".".join(path), known) or next((each for each in known if each.split(".")[-1] == path[index]), None)
+    near = near_miss(".".join(path), known) or next(
+        (each for each in known if each.split(".")[-1] == path[index]), None
+    )
     if near:
         return f"{text}; did you mean {near!r}?"
     top = sorted({place.partition(".")[0] for place in known})

@@ -37,9 +37,10 @@ class Image:
         first, _, rest = f"{head}{slash}{last}".partition("/")
         is_host = bool(rest) and (first == "localhost" or "." in first or ":" in first)
         host, path = (first.lower(), rest) if is_host else (_DEFAULT, f"{head}{slash}{last}")
-        good = _HOST.fullmatch(host) and all(_PART.fullmatch(part) for part in path.split("/"))
-        good = good and (not has_tag or _TAG.fullmatch(tag)) and (not has_digest or _DIGEST.fullmatch(digest))
-        if not good:
+        parts = [(_HOST, host), *((_PART, part) for part in path.split("/"))]
+        parts += [(_TAG, tag)] if has_tag else []
+        parts += [(_DIGEST, digest)] if has_digest else []
+        if not all(grammar.fullmatch(part) for grammar, part in parts):
             message = f"{text[:80]!r} is no name of an image, like registry.example/team/etl:1.4"
             raise ValueError(message)
         return cls(host, path, tag if has_tag else None, digest if has_digest else None)

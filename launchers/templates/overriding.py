@@ -27,6 +27,7 @@ from stacks.errors import UsageError
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
+
 @dataclass(frozen=True)
 class Change:
     """One field that a run wants otherwise: its value as plain data, and as whoever asked wrote it."""
@@ -150,4 +151,3 @@ def _once(changes: list[Change]) -> list[Change]:
             raise UsageError(message)
         seen.add(change.path)
     return changes
-

@@ -60,6 +60,8 @@ class Loaded:
     origin: str
     places: Mapping[Location, str] = field(default_factory=dict, compare=False)
     stale: str = ""
+    bases: tuple[str, ...] = ()
+    """The files of the templates that it extends, the nearest first."""
 
     def origin_of(self, *location: str) -> str:
         """Where the value at a place comes from: file and line, or "default"."""
@@ -67,7 +69,8 @@ class Loaded:
 
     def rules(self) -> Rules:
         """What a run may change of it."""
-        return Rules(self.name, self.template, self.places, self.origin)  # type: ignore[arg-type] # places of keys
+        places: Mapping[Any, str] = self.places
+        return Rules(self.name, self.template, places, self.origin, stale=self.stale, bases=self.bases)
 
 
 def resolve(layers: list[Layer]) -> Loaded:
@@ -88,7 +91,7 @@ def resolve(layers: list[Layer]) -> Loaded:
     governed = state.data | {"overrides": rules, "final": [path_text(path) for path in sorted(state.final)]}
     template = model.model_validate({key: value for key, value in governed.items() if value or key in state.data})
     _refuse_own_values(template, state, top)
-    return Loaded(top.name, template, top.origin, state.places)
+    return Loaded(top.name, template, top.origin, state.places, bases=tuple(each.origin for each in layers[1:]))
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,9 @@ def _laid_over(state: _State, child: Layer, model: type[LauncherTemplate]) -> _S
     own = _Own(child, model, found)
     bounds, final = own.bounds(), own.final()
     found += own.against(state, bounds)
-    over = {path: narrowed(bound, state.bounds[path]) if path in state.bounds else bound for path, bound in bounds.items()}
+    over = {
+        path: narrowed(bound, state.bounds[path]) if path in state.bounds else bound for path, bound in bounds.items()
+    }
     kept = {location: place for location, place in state.places.items() if location[:1] != ("overrides",)}
     kept |= {location: place for location, place in state.places.items() if _path_of(location) not in bounds}
     result = _State(
@@ -195,7 +200,9 @@ class _Own:
             said_here = ("overrides", path_text(path)) in self.places()
             if final is not None and said_here:
                 line = self._layer.line("overrides", self._written(path))
-                yield Problem(line, f"overrides: {path_text(path)} is final, so no bound can open it: take one of both out")
+                yield Problem(
+                    line, f"overrides: {path_text(path)} is final, so no bound can open it: take one of both out"
+                )
 
     def against(self, state: _State, bounds: Mapping[Path, Bound]) -> Iterator[Problem]:
         """Values and bounds of this layer that its base does not allow."""

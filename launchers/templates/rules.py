@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 from launchers.near_miss import near_miss
 from launchers.templates.bounding import DENIED, broken_by, in_words, is_key
 from launchers.templates.fields import FieldType, Path, UnknownFieldError, field_at, parse_path, path_text, value_at
-from launchers.templates.globs import any_matches
+from launchers.templates.globs import any_matches, matches
 from programs.args import LauncherTemplate
-from programs.bounds import Bound
+from programs.bounds import Bound, Use
 from stacks.errors import PolicyError, UsageError
 
 NEVER: Final = frozenset({"target", "owner", "description", "extends", "final", "overrides", "use", "secrets"})
@@ -32,7 +34,9 @@ class Rule:
 class Rules:
     """The rules of one template. `places` says where each of its values stands: "templates/etl.yaml:7".
 
-    `given` are variables that whoever launches for others hands to a worker, so that they are no run's choice.
+    `given` are variables that whoever launches for others hands to a worker, so that they are no run's choice;
+    `code_location` is where Dagster has the run's code from; `now` are the rules of the same name today, where these
+    are of an older version: who may not choose that one may not choose this one either.
     """
 
     name: str
@@ -40,6 +44,12 @@ class Rules:
     places: Mapping[Path, str] = field(default_factory=dict, compare=False)
     origin: str = ""
     given: frozenset[str] = frozenset()
+    code_location: str | None = None
+    now: Rules | None = None
+    stale: str = ""
+    """Why the template is not what its file says now."""
+    bases: tuple[str, ...] = ()
+    """The files of the templates that it extends."""
 
     @cached_property
     def bounds(self) -> dict[Path, Rule]:
@@ -79,13 +89,27 @@ class Rules:
         if broken is not None:
             raise self._refusal(path, f"{told} {broken}", rule)
 
-    def refuse_env(self, names: Iterator[str] | Mapping[str, str]) -> None:
-        """Raise PolicyError for variables of a run that the template does not let it set."""
-        if ENV not in type(self.template).model_fields:
-            return
-        values = names if isinstance(names, Mapping) else dict.fromkeys(names, "")
-        for name in sorted(set(values) - self.given):
-            self.refuse((ENV, name), values[name], shown="")  # what a variable holds may be a secret
+    def refuse_env(self, env: Mapping[str, str]) -> None:
+        """Raise PolicyError for variables of a run that the template does not let it set; their values are not told."""
+        if ENV in type(self.template).model_fields:
+            for name in sorted(set(env) - self.given):
+                self.refuse((ENV, name), env[name], shown="")
+
+    def refuse_use(self, tags: Mapping[str, str]) -> None:
+        """Raise PolicyError where no rule of `use` lets this user, code location and tags choose the template."""
+        uses = self.template.use
+        if uses is not None and not any(self._may(each, tags) for each in uses):
+            who = " or ".join(_who(each) for each in uses) or "nobody; it is there to be extended"
+            here = "" if self.code_location is None else f" for the code location {self.code_location!r}"
+            text = f"template {self.name} is not for {account()}{here}: it may be chosen by {who}"
+            raise self._refusal(("use",), text, place=self.places.get(("use",), self.origin))
+        if self.now is not None:
+            replace(self.now, code_location=self.code_location).refuse_use(tags)
+
+    def _may(self, use: Use, tags: Mapping[str, str]) -> bool:
+        located = use.code_locations is None or any_matches(use.code_locations, self.code_location or "")
+        known = use.users is None or any_matches(use.users, account())
+        return located and known and all(matches(glob, tags.get(name, "")) for name, glob in (use.tags or {}).items())
 
     def kind_of(self, path: Path) -> FieldType:
         """What a field takes; raises UsageError that names the nearest one."""
@@ -131,7 +155,7 @@ class Rules:
     def _what_is_open(self, text: str) -> str:
         known = sorted(path_text(path) for path in self.bounds)
         if not known:
-            return f"template {self.name} lets a run change nothing. To open it, its owner writes `overrides: {{{text}: …}}`"
+            return f"template {self.name} lets a run change nothing; its owner may write `overrides: {{{text}: …}}`"
         near = near_miss(text, known)
         meant = f"; did you mean {near!r}?" if near else ""
         return f"template {self.name} lets a run change {', '.join(known)}{meant}"
@@ -153,7 +177,23 @@ class Rules:
         return next((text for text in self.template.overrides if parse_path(text) == path), path_text(path))
 
 
-def changed_paths(model: type[Any], before: object, after: object, around: Path = ()) -> Iterator[Path]:
+def account() -> str:
+    """This user's name as the system has it, whatever the environment says; the number of one who has none."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _who(use: Use) -> str:
+    parts = [f"code locations {', '.join(use.code_locations)}"] if use.code_locations else []
+    parts += [f"users {', '.join(use.users)}"] if use.users else []
+    tags = ", ".join(f"{name}={glob}" for name, glob in (use.tags or {}).items())
+    parts += [f"runs with the tags {tags}"] if tags else []
+    return " with ".join(parts)
+
+
+def changed_paths(model: type[LauncherTemplate], before: object, after: object, around: Path = ()) -> Iterator[Path]:
     """The ways to all values in which two dumps of a model differ."""
     kind = field_at(model, around)
     inner = isinstance(before, Mapping) and isinstance(after, Mapping)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -64,3 +64,31 @@ class ProcessTemplate(LauncherTemplate, frozen=True, extra="forbid"):
             message = f"{str(value)!r} must be an absolute path (or be left out, for the caller's folder)"
             raise ValueError(message)
         return value
+
+
+class LimitsOverrides(TypedDict, total=False):
+    """See Limits."""
+
+    memory: str | int | None
+    cpu_time: str | timedelta | None
+    open_files: int | None
+
+
+class KeepOverrides(TypedDict, total=False):
+    """See Keep."""
+
+    succeeded: str | timedelta
+    failed: str | timedelta
+
+
+class ProcessOverrides(TypedDict, total=False):
+    """What a run may ask to have otherwise than its ProcessTemplate says, as far as that one lets it."""
+
+    cwd: str | Path | None
+    inherit_env: bool
+    env: dict[str, str]
+    limits: LimitsOverrides
+    grace: str | timedelta
+    start_timeout: str | timedelta
+    max_runtime: str | timedelta | None
+    keep: KeepOverrides

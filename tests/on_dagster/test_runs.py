@@ -18,8 +18,7 @@ from dagster._core.launcher import LaunchRunContext, WorkerStatus
 from dagster_site import Desk, Site, code_server, short_folder
 
 from launchers.dagster import PulumiRunLauncher
-from launchers.dagster.binding import DIGEST_TAG, HANDLE_TAG, PLACE_TAG
-from launchers.dagster.worker import ARGS
+from launchers.dagster.binding import ARGS, DIGEST_TAG, HANDLE_TAG, PLACE_TAG
 from launchers.testing.contract import eventually
 from stacks.engine import stack_name
 from stacks.handle import WorkerHandle
