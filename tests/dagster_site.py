@@ -41,6 +41,7 @@ MARK: Final = "SITE_MARK"
 TOOLS: Final = tools_folder()
 ENDS: Final = {"SUCCESS", "FAILURE", "CANCELED"}
 _PATIENCE: Final = 90
+_PORTS: Final = 5  # that are tried for a server that cannot choose one itself
 _LAUNCH: Final = """
 mutation Launch($params: ExecutionParams!) {
   launchRun(executionParams: $params) {
@@ -104,6 +105,8 @@ class Site:
         self.write("run-launcher.yaml", {"home": str(self.home), "engine": {"kind": self.engine}})
         self.write("workspace.yaml", {"load_from": [{"grpc_server": self.server}]})
         self.configure()
+        with self.instance():  # makes its databases: two processes that do that at once spoil them for good
+            pass
 
     def configure(self, launcher: Mapping[str, Any] | None = None, **more: Any) -> None:  # noqa: ANN401 - YAML
         """Write dagster.yaml, with our launcher or another."""
@@ -155,14 +158,21 @@ class Site:
     @contextmanager
     def webserver(self) -> Iterator[Web]:
         """The webserver, with GraphQL."""
+        for _ in range(_PORTS):
+            with ExitStack() as held:
+                web, process = self._webserver(held)
+                if eventually(lambda: process.poll() is not None or web.answers()) and process.poll() is None:  # noqa: B023
+                    yield web
+                    return
+        raise AssertionError((self.folder / "webserver.log").read_text())
+
+    def _webserver(self, held: ExitStack) -> tuple[Web, subprocess.Popen[bytes]]:
+        """A webserver that starts at a port which was free a moment ago; somebody else may have it by then."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         command = ["dagster-webserver", "-w", str(self.folder / "workspace.yaml"), "-p", str(port)]
-        with self.process("webserver", *command) as process:
-            web = Web(f"http://127.0.0.1:{port}/graphql")
-            assert eventually(lambda: process.poll() is not None or web.answers())
-            assert process.poll() is None, (self.folder / "webserver.log").read_text()
-            yield web
+        process = held.enter_context(self.process("webserver", *command))
+        return Web(f"http://127.0.0.1:{port}/graphql"), process
 
     @contextmanager
     def process(self, name: str, *command: str) -> Iterator[subprocess.Popen[bytes]]:
