@@ -91,7 +91,7 @@ def _placed(detail: ErrorDetails, data: object) -> _Refusal:
             location = (*location, step)
         elif detail["type"] == "missing" and index == last:
             location = (*location, step)
-        elif step != "[key]":
+        elif step != "[key]" and not isinstance(step, int):  # a number: of a list that one value stands for
             member = str(step)
     return _Refusal(location, detail, member)
 
@@ -142,7 +142,8 @@ def _text(refusal: _Refusal, source: Source) -> str:
 
 def _unknown_key(location: Location, model: type[BaseModel]) -> str:
     *around, key = location
-    siblings = {name for form in _models(model, tuple(around)) for name in form.model_fields}
+    forms = _models(model, tuple(around)) or _models(model, (*around, 0))  # one may stand for a list of one
+    siblings = {name for form in forms for name in form.model_fields}
     text = f"unknown key {dotted(location)!r}"
     near = near_miss(str(key), siblings)
     if near is not None:
@@ -165,7 +166,7 @@ def _models(annotation: Any, location: Location) -> list[type[BaseModel]]:  # no
             return [annotation]
         info = annotation.model_fields.get(str(location[0]))
         return _models(info.annotation, location[1:]) if info else []
-    inner = get_args(annotation)
-    if origin is dict and location:
-        return _models(inner[1], location[1:])
-    return _models(inner[0], location[1:]) if origin in {list, tuple} and location else []
+    if origin not in {dict, list, tuple} or not location:
+        return []
+    of_one = origin is not dict and not isinstance(location[0], int)  # one may stand for a list of one
+    return _models(get_args(annotation)[origin is dict], location if of_one else location[1:])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -100,7 +99,7 @@ class Binding:
         chosen = choose(self.config, shown_tags(run), _own_choice(run), location, default)
         launcher = load_launcher(chosen.template, config=self.config, workspace=self.workspace)
         if launcher.rules is not None:
-            launcher.rules = replace(launcher.rules, code_location=location, given=frozenset({ARGS}))
+            launcher.rules = launcher.rules.from_location(location, frozenset({ARGS}))
             if launcher.rules.stale:
                 self.report(run, launcher.rules.stale)
         launcher.renew = None  # it was read just now

@@ -67,6 +67,13 @@ class FieldType:
         return self.plain is str or (isinstance(self.plain, type) and issubclass(self.plain, PurePath))
 
     @property
+    def is_optional(self) -> bool:
+        """True if there may be no value."""
+        return type(None) in get_args(self.annotation) or any(
+            type(None) in get_args(each) for each in get_args(self.annotation)
+        )
+
+    @property
     def kind(self) -> str:
         """The kind of value, as messages name it."""
         if self.model or self.value:

@@ -113,7 +113,7 @@ def _typed(rules: Rules, change: Change) -> Any:  # noqa: ANN401 - whatever the 
 
 
 def _read(kind: FieldType, text: str, name: str) -> JsonValue:
-    if text == "null":
+    if text == "null" and (kind.is_optional or not kind.is_text):
         return None
     if not (kind.model or kind.value or kind.item):
         return text

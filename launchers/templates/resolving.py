@@ -135,6 +135,7 @@ def _laid_over(state: _State, child: Layer, model: type[LauncherTemplate]) -> _S
     _refuse(child, _problems(child, model, whole=False))
     own = _Own(child, model, found)
     bounds, final = own.bounds(), own.final()
+    _refuse(child, found)
     found += own.against(state, bounds)
     over = {
         path: narrowed(bound, state.bounds[path]) if path in state.bounds else bound for path, bound in bounds.items()
@@ -271,6 +272,8 @@ class _Own:
 def _problems(layer: Layer, model: type[LauncherTemplate], *, whole: bool) -> list[Problem]:
     """What is wrong with a layer's own values; one that is not the whole template may leave values to others."""
     found = problems(layer.source, model)
+    if layer.data.get(EXTENDS, "") is None:
+        found.append(Problem(layer.line(EXTENDS), "extends has no value: name a template, or leave the key out"))
     return found if whole else [each for each in found if not each.text.endswith(" is missing")]
 
 

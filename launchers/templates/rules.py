@@ -104,7 +104,11 @@ class Rules:
             text = f"template {self.name} is not for {account()}{here}: it may be chosen by {who}"
             raise self._refusal(("use",), text, place=self.places.get(("use",), self.origin))
         if self.now is not None:
-            replace(self.now, code_location=self.code_location).refuse_use(tags)
+            self.now.from_location(self.code_location).refuse_use(tags)
+
+    def from_location(self, code_location: str | None, given: frozenset[str] = frozenset()) -> Rules:
+        """The rules for the runs of a code location, whose workers get these variables."""
+        return replace(self, code_location=code_location, given=given)
 
     def _may(self, use: Use, tags: Mapping[str, str]) -> bool:
         located = use.code_locations is None or any_matches(use.code_locations, self.code_location or "")

@@ -367,9 +367,7 @@ def test_a_wrong_call_is_one_clear_line_and_changes_nothing(
     assert not cli.home.exists()
 
 
-@pytest.mark.parametrize(
-    "words", [("launch",), ("launch", "--no-such-option"), ("frob",), ("ps", "-o", "xml"), ("status",)]
-)
+@pytest.mark.parametrize("words", [("launch", "--no-such-option"), ("frob",), ("ps", "-o", "xml"), ("status",)])
 def test_what_typer_refuses_is_a_usage_error(cli: CommandLine, words: tuple[str, ...]) -> None:
     assert "Usage: run-launcher" in cli(*words, code=2).stderr
 

@@ -101,6 +101,7 @@ def test_the_origins_name_every_value_once_in_the_order_of_the_model() -> None:
         ("launch.timeout", "60s", "default"),
         ("records.keep", "7776000s", "default"),
         ("reconcile.orphan_age", "600s", "default"),
+        ("routes", [], "default"),
     ]
 
 
@@ -229,7 +230,8 @@ def test_a_backend_that_cannot_be_used_is_refused_without_repeating_it(url: str,
         ("engine:\n  knd: cli", 2, "unknown key 'engine.knd'; did you mean 'engine.kind'?"),
         ("egnine: {}", 1, "unknown key 'egnine'; did you mean 'engine'?"),
         ("timeout: 5s", 1, "unknown key 'timeout'; did you mean 'engine.timeout'?"),
-        ("routes: []", 1, "unknown key 'routes'"),
+        ("routes: [{template: t, tag: a}]", 1, "unknown key 'routes[0].tag'; did you mean 'routes[0].tags'?"),
+        ("routes:\n- tags: {a: b}", 2, "routes[0].template is missing"),
         ("launch: {timeout: 1 minute}", 1, "launch.timeout: '1 minute' is no duration"),
         ("launch: {timeout: 0s}", 1, "launch.timeout: a time limit is longer than 0s"),
         ("records: {keep: -1}", 1, "records.keep: a duration is never negative"),

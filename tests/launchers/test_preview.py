@@ -31,6 +31,7 @@ env: {PATH: /usr/bin:/bin, REGION: plain-v4lue}
 secrets: {API_TOKEN: {env: MY_TOKEN}}
 limits: {memory: 1Gi}
 max_runtime: 1h
+overrides: {env: {keys: [OWN, BOTH, FROM_FILE]}, limits.open_files: {max: 100}}
 """
 
 

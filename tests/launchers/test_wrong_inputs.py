@@ -76,8 +76,8 @@ def says_version(version: str) -> tuple[Arrange, ...]:
 
 
 COMMANDS: Final = {
-    "no command": Wrong(("launch",), 2, "Missing argument 'COMMAND'", lines=4),
-    "only the dashes of a command": Wrong(("launch", "--"), 2, "Missing argument 'COMMAND'", lines=4),
+    "no command": Wrong(("launch",), 2, "a command is missing.*--like RUN"),
+    "only the dashes of a command": Wrong(("launch", "--"), 2, "a command is missing.*--like RUN"),
     "an empty command": Wrong(("launch", "--", ""), 2, "needs a command"),
     "a command that is not there": Wrong(("launch", "--", "pyhton3"), 2, "no such command on PATH"),
     "a path that is not there": Wrong(("launch", "--", "./etl.sh"), 2, "no such file.*working folder"),
