@@ -32,6 +32,9 @@ MODELS: Final[dict[str, type[BaseModel]]] = {
     "doctor": shapes.Examination,
     "setup": shapes.EngineInfo,
     "setting": shapes.SettingInfo,
+    "template list": shapes.TemplateLine,
+    "template show": shapes.TemplateInfo,
+    "template lint": shapes.FlawInfo,
     "error": shapes.Problem,
 }
 
