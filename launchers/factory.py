@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic import ValidationError
 
+from launchers.bounds import read_bounds
 from launchers.config import load_config
+from launchers.connections import read_connections
+from launchers.disconnected import DisconnectedLauncher
 from launchers.launcher import RunLauncher
 from launchers.registry import launcher_class, template_model
 from launchers.settings import Config
 from launchers.templates import Loaded, load_template
 from launchers.workspace import Workspace
-from programs.args import LauncherTemplate
+from programs.args import Connection, LauncherTemplate
 from stacks.backend import Backend
-from stacks.errors import DamagedFileError, RunNotFoundError
+from stacks.errors import DamagedFileError, RunNotFoundError, TemplateError
 from stacks.handle import WorkerHandle
+from stacks.records import Record
 
 
 def make_workspace(
@@ -38,6 +42,8 @@ def make_workspace(
         owner=owner,
         orphan_age=config.reconcile.orphan_age,
         progress=progress or _silent,
+        limits=read_bounds(config.limits, config.origin_of),
+        connections=read_connections(config.connections, config.origin_of),
     )
 
 
@@ -54,24 +60,28 @@ def load_launcher(
     config = config or load_config()
     workspace = workspace or make_workspace(config)
     if isinstance(template, LauncherTemplate):
-        return _launcher(workspace, template, template.target)
+        connection = workspace.connections.of(template, f"template {template.target}")
+        return _launcher(workspace, template, template.target, connection)
     loaded = (
         template
         if isinstance(template, Loaded)
         else load_template(template or config.templates.default, config.templates.folders)
     )
-    return _launcher(workspace, loaded.template, loaded.name)
+    connection = workspace.connections.of(loaded.template, loaded.origin_of("connection"))
+    return _launcher(workspace, loaded.template, loaded.name, connection)
 
 
 def launcher_for(
-    run: WorkerHandle | str, *, config: Config | None = None, workspace: Workspace | None = None
+    run: WorkerHandle | Record | str, *, config: Config | None = None, workspace: Workspace | None = None
 ) -> RunLauncher[Any]:
     """The launcher that watches and ends a run: from its handle alone, or from its id at this backend.
 
-    Its template is the one that the run was launched with, as it was then. Raises RunNotFoundError for an unknown id.
+    Its template is the one that the run was launched with, as it was then, and its connection the one of that name, as
+    it is now: where it leads to another place, or is gone, the worker is UNKNOWN. Raises RunNotFoundError for an
+    unknown id.
     """
     workspace = workspace or make_workspace(config)
-    origin = run if isinstance(run, WorkerHandle) else workspace.records.read(run)
+    origin = workspace.records.read(run) if isinstance(run, str) else run
     if origin is None:
         message = f"no run {run!r} is known at {workspace.backend.location}"
         raise RunNotFoundError(message)
@@ -81,11 +91,31 @@ def launcher_for(
     except ValidationError as error:
         path = f"templates/{origin.digest}.json"
         raise DamagedFileError(path) from error
-    return _launcher(workspace, template, origin.template)
+    try:
+        connection = workspace.connections.of(template, origin.template)
+    except TemplateError:
+        return DisconnectedLauncher(workspace, template, origin.template)
+    return _launcher(workspace, template, origin.template, connection)
 
 
-def _launcher(workspace: Workspace, template: LauncherTemplate, name: str) -> RunLauncher[Any]:
-    launcher: RunLauncher[Any] = launcher_class(template.target)(workspace, template, name)
+def launchers_of(target: str, workspace: Workspace) -> Iterator[RunLauncher[Any]]:
+    """A launcher for each place that the target is known to lead to: without a connection, and with each of its own.
+
+    A target whose templates need more than its name has none.
+    """
+    names = [each.name for each in workspace.connections.each if each.target == target]
+    for name in ("", *names):
+        try:
+            template = template_model(target).model_validate({"target": target, "connection": name})
+        except ValidationError:
+            return
+        yield _launcher(workspace, template, target, workspace.connections.of(template, target))
+
+
+def _launcher(
+    workspace: Workspace, template: LauncherTemplate, name: str, connection: Connection | None
+) -> RunLauncher[Any]:
+    launcher: RunLauncher[Any] = launcher_class(template.target)(workspace, template, name, connection)
     return launcher
 
 

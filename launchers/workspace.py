@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from launchers.bounds import Bounds
+from launchers.connections import Connections
 from stacks.backend import Backend
 from stacks.processes import here, user_name
 from stacks.records import Records
@@ -35,6 +37,8 @@ class Workspace:
     owner: str = ""
     records_keep: timedelta = timedelta(days=90)
     orphan_age: timedelta = timedelta(minutes=10)
+    limits: Bounds = field(default_factory=Bounds)
+    connections: Connections = field(default_factory=Connections)
 
     @cached_property
     def records(self) -> Records:

@@ -12,7 +12,7 @@ from launchers.commands.output import Shape, table, write
 from launchers.commands.shapes import ChangeInfo, PreviewInfo, SettingInfo
 from launchers.factory import load_launcher
 from launchers.templates import load_template
-from stacks.errors import LaunchConflictError
+from stacks.errors import LaunchConflictError, LimitReachedError, PolicyError, RunLauncherError
 
 if TYPE_CHECKING:
     from launchers.commands.session import Session
@@ -31,7 +31,7 @@ class Answer:
     word: str
     message: str
     changes: tuple[Change, ...] = ()
-    refusal: LaunchConflictError | None = None
+    refusal: RunLauncherError | None = None
 
 
 def preview(session: Session, wanted: Wanted, output: Shape) -> int:
@@ -52,7 +52,7 @@ def foresee(launcher: RunLauncher[Any], run: Run) -> Answer:
     """What a launch of this run would answer; raises what it would raise for a run that cannot be launched at all."""
     try:
         known = launcher.foresee(run)
-    except LaunchConflictError as error:
+    except (LaunchConflictError, LimitReachedError, PolicyError) as error:
         return Answer("refused", str(error), refusal=error)
     if known is not None:
         return Answer("nothing", f"run {run.id} was launched before and is {known.state}: nothing would be started")
