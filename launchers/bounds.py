@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, model_validator
 from programs.args import Cpu, Resources, Size
 
 RUNS: Final = "concurrent_runs"
+_Name = Annotated[str, Field(min_length=1)]
 _UNITS: Final = (("Ti", 2**40), ("Gi", 2**30), ("Mi", 2**20), ("Ki", 2**10))
 
 
@@ -34,8 +35,8 @@ class Limit(BaseModel, frozen=True, extra="forbid"):
 class LimitSettings(BaseModel, frozen=True, extra="forbid"):
     """Limits by the name of a template and by the owner that templates name, and what a launch does above one."""
 
-    templates: dict[str, Limit] = Field(default_factory=dict)
-    owners: dict[str, Limit] = Field(default_factory=dict)
+    templates: dict[_Name, Limit] = Field(default_factory=dict)
+    owners: dict[_Name, Limit] = Field(default_factory=dict)
     when_full: Literal["refuse", "wait"] = "refuse"
 
 
