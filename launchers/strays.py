@@ -26,6 +26,7 @@ from launchers.values import Found
 from launchers.workspace import Workspace
 from programs.args import HANDLE_OUTPUT
 from stacks.engine import StackName, stack_name
+from stacks.errors import RunLauncherError
 from stacks.handle import WorkerHandle
 from stacks.leases import dead_owners
 from stacks.records import Phase, Record
@@ -53,7 +54,8 @@ def strays(
     launchers = _launchers(workspace, records, launcher_of)
     known = {record.stack: record for record in records}
     for launcher in launchers:
-        yield from _workers(workspace, launcher, known)
+        with suppress(RunLauncherError):  # a place that does not answer: another time
+            yield from _workers(workspace, launcher, known)
     for stack in sorted(stacks - known.keys()):
         yield from _stack(workspace, launchers, stack)
     for stack in workspace.backend.claims.stale():
@@ -118,10 +120,17 @@ def _stack(workspace: Workspace, launchers: list[RunLauncher[Any]], stack: Stack
         return
     read = WorkerHandle.model_validate(handle)
     for launcher in launchers:
-        if launcher.target == read.target and launcher.reaches(read.place):
+        if launcher.target == read.target and _reaches(launcher, read.place):
             why = "no run owns this stack"
             yield Stray(f"stack {stack.stack}", why, partial(_remove_stack, workspace, launcher, stack))
             return
+
+
+def _reaches(launcher: RunLauncher[Any], place: str) -> bool:
+    try:
+        return launcher.reaches(place)
+    except RunLauncherError:  # its own place does not answer
+        return False
 
 
 def _remove_stack(workspace: Workspace, launcher: RunLauncher[Any] | None, stack: StackName) -> bool:

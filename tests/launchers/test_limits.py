@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -76,7 +76,7 @@ def row(tmp_path: Path) -> Iterator[ProcessRow]:
     row.close()
 
 
-def limited(row: ProcessRow, limits: dict[str, object], /, **template: object) -> RunLauncher[Any]:
+def limited(row: ProcessRow, limits: Mapping[str, object], /, **template: object) -> RunLauncher[Any]:
     config = row.config().model_copy(update={"limits": LimitSettings.model_validate(limits)})
     return load_launcher(row.launcher(**template).template, config=config)
 
@@ -339,7 +339,7 @@ def test_what_a_killed_counter_held_keeps_nobody_out(
 
 @pytest.mark.parametrize("by_configuration", [False, True])
 def test_a_launch_may_wait_for_room_and_holds_nothing_meanwhile(row: ProcessRow, by_configuration: bool) -> None:  # noqa: FBT001
-    launcher = limited(row, ONE | ({"when_full": "wait"} if by_configuration else {}))
+    launcher = limited(row, {**ONE, "when_full": "wait" if by_configuration else "refuse"})
     launcher.launch(first := row.run("sleep 600"))
     how: dict[str, Any] = {} if by_configuration else {"wait_for_capacity": True}
     with ThreadPoolExecutor() as threads:
