@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar, Final, Generic, Protocol, TypeVar, runtime_checkable
 
+from launchers.limits import Room
 from launchers.values import Ejected, Explanation, Found, Launched, Terminated
 from launchers.workspace import Workspace
 from programs.args import ARGS_KEY, Connection, Context, LauncherTemplate, ProgramArgs, Run, fingerprints
@@ -208,6 +209,7 @@ class RunLauncher(ABC, Generic[T]):
 
         Raises what a launch would refuse the run with before it makes anything.
         """
+        Room(self, run.id).check()
         self.check(run)
         backend = self.workspace.backend
         backend_id = backend.prove() or "made by the first launch"

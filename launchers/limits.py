@@ -44,6 +44,7 @@ PROJECT: Final = "limits"
 """Stands where run stacks have their project: the claims of limits are beside theirs, and mixed up with none."""
 _COUNTED: Final = {WorkerState.STARTING, WorkerState.RUNNING, WorkerState.UNKNOWN}
 _PAUSE: Final = (0.2, 3.0)  # seconds between two looks for room: first, last
+_SAMPLES: Final = {"cpu": "500m", "memory": "1Gi", "gpu": "0"}
 _NAMED: Final = 10  # runs that a message names
 
 
@@ -84,7 +85,7 @@ class Room:
                 message = (
                     f"{bound.whose} is limited in {bound.unit} ({bound.where}), and the template "
                     f"{self._launcher.name} does not say how much of it a worker takes: add it to the template, like "
-                    f"`resources: {{{bound.unit}: 1}}`, or take the limit out"
+                    f"`resources: {{{bound.unit}: {_SAMPLES[bound.unit]}}}`, or take the limit out"
                 )
                 raise ConfigurationError(message)
             if share > bound.most:
