@@ -3,8 +3,9 @@
 A flag comes before the environment, the environment before `run-launcher.yaml` in the working folder, that before
 `run-launcher.yaml` in the user's configuration folder, and the defaults come last. A file that is named, by
 `--config-file` or RUN_LAUNCHER_CONFIG_FILE, stands for both of these. A list in one source replaces the list of
-another. The environment's name of `engine.kind` is RUN_LAUNCHER_ENGINE__KIND; lists are separated like PATH; an empty
-variable counts as absent. PULUMI_* variables are never read.
+another; what has names of the user's own (limits, connections) is merged by name. The environment's name of
+`engine.kind` is RUN_LAUNCHER_ENGINE__KIND; lists are separated like PATH; an empty variable counts as absent. PULUMI_*
+variables are never read.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Final
 from pydantic import BaseModel
 
 from launchers.backend_url import absolute_url
+from launchers.connections import anchored_connection, connection_problems
 from launchers.near_miss import near_miss
-from launchers.settings import Config
+from launchers.settings import Config, ConnectionSettings
 from launchers.validation import places, problems
 from launchers.yaml_nodes import Problem, SourceError, dotted
 from launchers.yaml_source import Source, parse, read_bytes, report, shown
@@ -126,7 +128,9 @@ def load_config_with_origins(
     given |= _from_flags(flags or {}, cwd, refused)
     if refused:
         raise ConfigurationError("\n".join(refused))
-    config = Config.model_validate(_nested({location: each.value for location, each in given.items()}))
+    values = _nested({location: each.value for location, each in given.items()})
+    origins = {location: each.origin for location, each in given.items() if each.origin != DEFAULT}
+    config = Config.model_validate(values, context=origins)
     return ConfigWithOrigins(config, tuple(_settings(config, given)))
 
 
@@ -165,7 +169,7 @@ def _from_file(path: Path, refused: list[str]) -> dict[Location, _Given]:
     except SourceError as error:
         refused.append(report(shown(path), [error.problem]))
         return {}
-    if found := problems(source, Config):
+    if found := [*problems(source, Config), *connection_problems(source)]:
         refused.append(report(shown(path), found))
         return {}
     return {
@@ -238,6 +242,8 @@ def _absolute(location: Location, value: object, base: Path) -> object:
         return _path(value, base)
     if location == ("templates", "folders") and isinstance(value, tuple):
         return tuple(_path(path, base) for path in value)
+    if isinstance(value, ConnectionSettings):
+        return anchored_connection(value, lambda path: _path(path, base))
     if location == ("backend", "url") and isinstance(value, str):
         return absolute_url(value, base) if value.startswith("file:") else value
     if location == ("templates", "default") and isinstance(value, str):
@@ -255,10 +261,19 @@ def _set_values(model: BaseModel, around: Location = ()) -> Iterator[tuple[Locat
         value = getattr(model, name)
         if name not in model.model_fields_set:
             continue
-        if isinstance(value, BaseModel):
-            yield from _set_values(value, (*around, name))
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from _of(inner, (*around, name, key))
         else:
-            yield (*around, name), value
+            yield from _of(value, (*around, name))
+
+
+def _of(value: object, location: Location) -> Iterator[tuple[Location, object]]:
+    """A connection is one value: keys of two sources are never mixed."""
+    if isinstance(value, BaseModel) and not isinstance(value, ConnectionSettings):
+        yield from _set_values(value, location)
+    else:
+        yield location, value
 
 
 def _nested(values: Mapping[Location, object]) -> dict[str, object]:
@@ -275,11 +290,24 @@ def _nested(values: Mapping[Location, object]) -> dict[str, object]:
 
 def _settings(config: Config, given: Mapping[Location, _Given]) -> Iterator[Setting]:
     dumped = config.model_dump(mode="json")
-    for location in places(Config, leaves=True):
-        value: JsonValue = dumped
-        for step in location:
-            value = value[step]  # type: ignore[index]
+    for location in _leaves(dumped, given):
+        value = _at(dumped, location)
         if location == ("backend", "url"):
             value = config.backend_shown
         origin = given[location].origin if location in given else DEFAULT
         yield Setting(dotted(location), value, origin)
+
+
+def _at(dumped: JsonValue, location: Location) -> JsonValue:
+    for step in location:
+        dumped = dumped[step]  # type: ignore[index]
+    return dumped
+
+
+def _leaves(dumped: dict[str, JsonValue], given: Mapping[Location, _Given]) -> Iterator[Location]:
+    """The place of every value in the order of the model; of a mapping by name, of every one that is given."""
+    for location in places(Config, leaves=True):
+        if isinstance(_at(dumped, location), dict):
+            yield from (each for each in given if each[: len(location)] == location)
+        else:
+            yield location

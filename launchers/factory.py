@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from pydantic import ValidationError
+
+from launchers.bounds import read_bounds
 from launchers.config import load_config
+from launchers.connections import read_connections
+from launchers.disconnected import DisconnectedLauncher
 from launchers.launcher import RunLauncher
-from launchers.registry import launcher_class
+from launchers.registry import launcher_class, template_model
 from launchers.settings import Config
 from launchers.templates import Library, Loaded
 from launchers.templates.choosing import choose
 from launchers.templates.keeping import SEPARATOR, kept, load_kept
 from launchers.templates.rules import Rules
 from launchers.workspace import Workspace
-from programs.args import LauncherTemplate
+from programs.args import Connection, LauncherTemplate
 from stacks.backend import Backend
 from stacks.errors import RunNotFoundError, TemplateError
 from stacks.handle import WorkerHandle
+from stacks.records import Record
 
 
 def make_workspace(
@@ -42,6 +48,8 @@ def make_workspace(
         orphan_age=config.reconcile.orphan_age,
         templates=Library(config.templates.folders),
         progress=progress or _silent,
+        limits=read_bounds(config.limits, config.origin_of),
+        connections=read_connections(config.connections, config.origin_of),
     )
 
 
@@ -64,7 +72,8 @@ def load_launcher(
         if template.extends is not None:
             message = f"extends: {template.extends}: only the file of a template extends another one"
             raise TemplateError(message)
-        launcher = _launcher(workspace, template, template.target)
+        connection = workspace.connections.of(template, f"template {template.target}")
+        launcher = _launcher(workspace, template, template.target, connection)
         if template.GOVERNANCE & template.model_fields_set:
             launcher.rules = Rules(launcher.name, template, origin="the caller's own template")
         return launcher
@@ -93,30 +102,56 @@ def _named(workspace: Workspace, name: str) -> RunLauncher[Any]:
     return current
 
 
-def launcher_for(
-    run: WorkerHandle | str, *, config: Config | None = None, workspace: Workspace | None = None
-) -> RunLauncher[Any]:
-    """The launcher that watches and ends a run: from its handle alone, or from its id at this backend.
-
-    Its template is the one that the run was launched with, as it was then. Raises RunNotFoundError for an unknown id.
-    """
-    workspace = workspace or make_workspace(config)
-    origin = run if isinstance(run, WorkerHandle) else workspace.records.read(run)
-    if origin is None:
-        message = f"no run {run!r} is known at {workspace.backend.location}"
-        raise RunNotFoundError(message)
-    template = kept(workspace.records, origin.digest, origin.target)
-    return _of(workspace, Loaded(origin.template, template, f"that of run {origin.run_id}"))
-
-
 def _of(workspace: Workspace, loaded: Loaded) -> RunLauncher[Any]:
-    launcher = _launcher(workspace, loaded.template, loaded.name)
+    connection = workspace.connections.of(loaded.template, loaded.origin_of("connection"))
+    launcher = _launcher(workspace, loaded.template, loaded.name, connection)
     launcher.rules = loaded.rules()
     return launcher
 
 
-def _launcher(workspace: Workspace, template: LauncherTemplate, name: str) -> RunLauncher[Any]:
-    launcher: RunLauncher[Any] = launcher_class(template.target)(workspace, template, name)
+def launcher_for(
+    run: WorkerHandle | Record | str, *, config: Config | None = None, workspace: Workspace | None = None
+) -> RunLauncher[Any]:
+    """The launcher that watches and ends a run: from its handle alone, or from its id at this backend.
+
+    Its template is the one that the run was launched with, as it was then, and its connection the one of that name, as
+    it is now: where it leads to another place, or is gone, the worker is UNKNOWN. Raises RunNotFoundError for an
+    unknown id.
+    """
+    workspace = workspace or make_workspace(config)
+    origin = workspace.records.read(run) if isinstance(run, str) else run
+    if origin is None:
+        message = f"no run {run!r} is known at {workspace.backend.location}"
+        raise RunNotFoundError(message)
+    template = kept(workspace.records, origin.digest, origin.target)
+    loaded = Loaded(origin.template, template, f"that of run {origin.run_id}")
+    try:
+        connection = workspace.connections.of(template, origin.template)
+    except TemplateError:
+        return DisconnectedLauncher(workspace, template, origin.template)
+    launcher = _launcher(workspace, template, origin.template, connection)
+    launcher.rules = loaded.rules()
+    return launcher
+
+
+def launchers_of(target: str, workspace: Workspace) -> Iterator[RunLauncher[Any]]:
+    """A launcher for each place that the target is known to lead to: without a connection, and with each of its own.
+
+    A target whose templates need more than its name has none.
+    """
+    names = [each.name for each in workspace.connections.each if each.target == target]
+    for name in ("", *names):
+        try:
+            template = template_model(target).model_validate({"target": target, "connection": name})
+        except ValidationError:
+            return
+        yield _launcher(workspace, template, target, workspace.connections.of(template, target))
+
+
+def _launcher(
+    workspace: Workspace, template: LauncherTemplate, name: str, connection: Connection | None
+) -> RunLauncher[Any]:
+    launcher: RunLauncher[Any] = launcher_class(template.target)(workspace, template, name, connection)
     return launcher
 
 

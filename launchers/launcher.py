@@ -10,10 +10,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, Protocol, Self, TypeVar, runtime_checkable
 
+from launchers.limits import Room
 from launchers.templates.rules import Rules
 from launchers.values import Ejected, Explanation, Found, Launched, Terminated
 from launchers.workspace import Workspace
-from programs.args import ARGS_KEY, Context, LauncherTemplate, ProgramArgs, Run, fingerprints
+from programs.args import ARGS_KEY, Connection, Context, LauncherTemplate, ProgramArgs, Run, fingerprints
 from stacks.engine import Adoption, AttachedProvider, Change, Deployment, stack_name
 from stacks.errors import RunNotFoundError, TimeLimitError
 from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
@@ -54,10 +55,11 @@ class RunLauncher(ABC, Generic[T]):
     runs_here: ClassVar[bool] = False
     """True if workers find the files of the launcher's own host, and only these."""
 
-    def __init__(self, workspace: Workspace, template: T, name: str) -> None:
+    def __init__(self, workspace: Workspace, template: T, name: str, connection: Connection | None = None) -> None:
         self.workspace = workspace
         self.template = template
         self.name = name
+        self.connection = connection
         self.rules: Rules | None = None
         """What runs may change of the template; None where nobody says."""
         self.renew: Callable[[], RunLauncher[Any]] | None = None
@@ -80,6 +82,10 @@ class RunLauncher(ABC, Generic[T]):
     def where(self, place: str) -> str:
         """A place that is not reached, in words that tell a person where to ask."""
         return place
+
+    def may_ask(self, record: Record) -> bool:
+        """True if what this launcher's target shows of a run can only be the run's own."""
+        return self.runs_here or record.removed is not None or self.reaches(record.place)
 
     @abstractmethod
     def find(self, runs: Collection[Record] | None) -> Iterator[Found]:
@@ -155,6 +161,7 @@ class RunLauncher(ABC, Generic[T]):
         overrides: Mapping[str, object] | None = None,
         timeout: timedelta | None = None,
         break_lock: bool = False,
+        wait_for_capacity: bool = False,
     ) -> Launched:
         """Start the run's worker once, or return the one that was started before.
 
@@ -163,13 +170,16 @@ class RunLauncher(ABC, Generic[T]):
         target has accepted the worker. Raises LaunchConflictError for an id that is taken, LaunchFailedError,
         TimeLimitError (60 s by default; nothing starts later), RunCancelledError if it is terminated meanwhile. After
         an error nothing is left but the record; the same call may be made again. `break_lock` is the caller's word that
-        no other Pulumi command works on this run, where that cannot be proven.
+        no other Pulumi command works on this run, where that cannot be proven. Where a limit of the configuration is
+        reached, LimitReachedError is raised: at once, or, with `wait_for_capacity` or `when_full: wait`, when within
+        the time limit there was no room.
         """
         from launchers.life import Launch  # noqa: PLC0415 - the procedure builds on this contract
 
         launcher = self.renew() if self.renew is not None else self
         launcher = launcher.overridden(overrides) if overrides else launcher
-        return Launch(launcher, run, timeout or self.workspace.launch_timeout, break_lock=break_lock).perform()
+        limit, waits = timeout or self.workspace.launch_timeout, wait_for_capacity or self.workspace.limits.waits
+        return Launch(launcher, run, limit, break_lock=break_lock, waits=waits).perform()
 
     def overridden(self, overrides: Mapping[str, object] | Sequence[str]) -> Self:
         """The launcher of the template with some fields as a run wants them: nested data, or "field=value" words.
@@ -239,6 +249,7 @@ class RunLauncher(ABC, Generic[T]):
         Raises what a launch would refuse the run with before it makes anything.
         """
         self.admit(run)
+        Room(self, run.id).check()
         backend = self.workspace.backend
         backend_id = backend.prove() or "made by the first launch"
         self.workspace.engine.prepare()
@@ -247,7 +258,7 @@ class RunLauncher(ABC, Generic[T]):
     def foresee(self, run: Run) -> Launched | None:
         """What a launch would answer where it starts nothing; None where it would start a worker. Changes nothing.
 
-        Raises LaunchConflictError as the launch would.
+        Raises LaunchConflictError and LimitReachedError as the launch would.
         """
         from launchers.life import Launch  # noqa: PLC0415
 
@@ -308,14 +319,14 @@ class RunLauncher(ABC, Generic[T]):
         """Status, command, limits met, and the last lines that the worker printed."""
         record = self.record(run)
         lines: list[str] = []
-        if isinstance(self, HasLogs):
+        asks = self.may_ask(record)
+        if isinstance(self, HasLogs) and asks:
             tail = b""
             for piece in self.logs(record):
                 tail = (tail + piece)[-65536:]
             lines = tail.decode(errors="replace").splitlines()[-LAST_LINES:]
-        return Explanation(
-            record.run_id, record.attempt, self.status(record.run_id), record.command, self.facts(record), tuple(lines)
-        )
+        status, facts = self.status(record.run_id), self.facts(record) if asks else {}
+        return Explanation(record.run_id, record.attempt, status, record.command, facts, tuple(lines))
 
     # ---- building ----
 

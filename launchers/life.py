@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from launchers.limits import Room
 from launchers.values import Found, Launched, Terminated
 from programs.args import HANDLE_OUTPUT, ProgramArgs, Run, fingerprints
 from stacks.engine import stack_name
@@ -63,10 +64,20 @@ _FORCE: Final = timedelta(seconds=5)  # that a target gets to end by force, afte
 class Launch:
     """One call of `launch`."""
 
-    def __init__(self, launcher: RunLauncher[Any], run: Run, timeout: timedelta, *, break_lock: bool = False) -> None:
+    def __init__(
+        self,
+        launcher: RunLauncher[Any],
+        run: Run,
+        timeout: timedelta,
+        *,
+        break_lock: bool = False,
+        waits: bool = False,
+    ) -> None:
         self._launcher = launcher
         self._workspace = launcher.workspace
         self._run = run
+        self._room = Room(launcher, run.id)
+        self._waits = waits
         self._stack = stack_name(run.id, run.attempt)
         self._digest = launcher.template.digest()
         self._prints = fingerprints(run, self._digest)
@@ -81,9 +92,19 @@ class Launch:
         if known is not None:
             return known
         self._launcher.admit(self._run)
+        self._room.check()
         self._workspace.engine.prepare()
         backend_id = self._workspace.backend.open()
         self._deadline = time.monotonic() + self._timeout.total_seconds()
+        return self._room.patiently(
+            lambda: self._begin(backend_id, held_by_others=held_by_others),
+            self._left,
+            waits=self._waits,
+            looks_first=self._run.attempt > 0,
+        )
+
+    def _begin(self, backend_id: str, *, held_by_others: bool) -> Launched:
+        """Launch under the run's claim."""
         with ExitStack() as held:
             claim: Claim | None = None
             while claim is None:
@@ -130,6 +151,9 @@ class Launch:
         known = self._known(record)
         if record is not None and record.attempt < self._run.attempt and record.removed is None:
             self._refuse_unended(record)
+        if known is None:
+            self._room.check()
+            self._room.look()
         return known
 
     def _known(self, record: Record | None) -> Launched | None:
@@ -206,8 +230,9 @@ class Launch:
         record = self._wanted(args, earlier or (half_made.earlier if half_made else ()))
         is_begun = False
         try:
-            self._workspace.records.write_first(record, self._launcher.template.canonical())
-            is_begun = True
+            with self._room.taken(self._left):
+                self._workspace.records.write_first(record, self._launcher.template.canonical())
+                is_begun = True
             handle = enter(self._launcher, args, record if like else None, claim, self._left())
             launched = record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle)
             wish = self._workspace.records.write_and_see(launched)

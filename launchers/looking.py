@@ -69,7 +69,9 @@ def _over(record: Record) -> WorkerStatus | None:
 
 def elsewhere(launcher: RunLauncher[Any], place: str) -> WorkerStatus:
     """What can be said of a worker that lives where this launcher cannot look: only where to ask."""
-    message = f"this worker lives on {launcher.where(place)}: ask there ({place})"
+    name = launcher.template.connection
+    led = f"; the connection {name!r} led there when it was launched, and does not now" if name else ""
+    message = f"this worker lives on {launcher.where(place)}: ask there ({place}){led}"
     return WorkerStatus(state=WorkerState.UNKNOWN, message=message)
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from launchers.near_miss import suggestion
-from programs.args import LauncherTemplate
+from programs.args import Connection, LauncherTemplate
 from stacks.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -25,11 +25,16 @@ DISTRIBUTION: Final = "run-launcher"
 
 @dataclass(frozen=True)
 class Target:
-    """Where a target's launcher and template model are ("module:Class"), and the extra that installs its SDK."""
+    """Where a target's launcher and template model are ("module:Class"), and the extra that installs its SDK.
+
+    `connection` is where the model of its connections is, a programs.args.Connection; None for a target without. Like
+    the template's it stands in a module that loads no SDK, since reading a configuration loads it.
+    """
 
     launcher: str
     template: str
     extra: str | None = None
+    connection: str | None = None
 
 
 TARGETS: Final[Mapping[str, Target]] = MappingProxyType(
@@ -53,6 +58,18 @@ def template_model(target: str) -> type[LauncherTemplate]:
     model = _load(found.template, target, package, found.extra)
     if not (isinstance(model, type) and issubclass(model, LauncherTemplate)):
         message = f"target {target!r} of the package {package!r}: {found.template} is no LauncherTemplate"
+        raise ConfigurationError(message)
+    return model
+
+
+def connection_model(target: str) -> type[Connection] | None:
+    """The model of the target's connections, None where it has none; ConfigurationError as in template_model."""
+    found, package = _find(target)
+    if found.connection is None:
+        return None
+    model = _load(found.connection, target, package, found.extra)
+    if not (isinstance(model, type) and issubclass(model, Connection)):
+        message = f"target {target!r} of the package {package!r}: {found.connection} is no Connection"
         raise ConfigurationError(message)
     return model
 

@@ -7,9 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, field_validator
 
 from launchers.backend_url import check_url
+from launchers.bounds import LimitSettings
 from launchers.templates.globs import any_matches, matches
 from programs.args import Duration
 from programs.bounds import Words
@@ -117,6 +118,15 @@ class Route(BaseModel, frozen=True, extra="forbid"):
         return located and all(name in tags and matches(glob, tags[name]) for name, glob in self.tags.items())
 
 
+class ConnectionSettings(BaseModel, frozen=True):
+    """A connection as it was written: its target, and what that target's own model says; see connections.py."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue]
+
+    target: str = Field(min_length=1)
+
+
 class Config(BaseModel, frozen=True, extra="forbid"):
     """Every setting. `home` is the folder of all that is kept: state, records, logs and keys."""
 
@@ -128,6 +138,18 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     records: RecordSettings = RecordSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
     routes: tuple[Route, ...] = ()
+    limits: LimitSettings = LimitSettings()
+    connections: dict[str, ConnectionSettings] = Field(default_factory=dict)
+    _origins: dict[tuple[str, ...], str] = PrivateAttr(default_factory=dict)
+
+    def model_post_init(self, context: object) -> None:
+        """Keep where values come from, which whoever read them gives as the context of the validation."""
+        if isinstance(context, Mapping):
+            self._origins.update(context)
+
+    def origin_of(self, *location: str) -> str:
+        """Where a value comes from, in words: file and line, a variable, a flag, or the caller's own code."""
+        return self._origins.get(location, "set by the caller")
 
     @property
     def backend_url(self) -> str:

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
-from pydantic import ValidationError
 
-from launchers.factory import launcher_for
+from launchers.factory import launchers_of
 from launchers.launcher import RunLauncher
 from launchers.registry import target_names
 from launchers.values import Found
 from launchers.workspace import Workspace
 from programs.args import HANDLE_OUTPUT
 from stacks.engine import StackName, stack_name
+from stacks.errors import RunLauncherError
 from stacks.handle import WorkerHandle
 from stacks.leases import dead_owners
 from stacks.records import Phase, Record
@@ -53,8 +53,9 @@ def strays(
     """All that no run owns, as far as it can be seen from here; `stacks` were listed before `records`."""
     launchers = _launchers(workspace, records, launcher_of)
     known = {record.stack: record for record in records}
-    for launcher in launchers.values():
-        yield from _workers(workspace, launcher, known)
+    for launcher in launchers:
+        with suppress(RunLauncherError):  # a place that does not answer: another time
+            yield from _workers(workspace, launcher, known)
     for stack in sorted(stacks - known.keys()):
         yield from _stack(workspace, launchers, stack)
     for stack in workspace.backend.claims.stale():
@@ -74,23 +75,16 @@ def strays(
 
 def _launchers(
     workspace: Workspace, records: list[Record], launcher_of: Callable[[Record], RunLauncher[Any]]
-) -> dict[str, RunLauncher[Any]]:
-    """One launcher for each target that can be asked for all its workers."""
-    found = {record.target: launcher_of(record) for record in records}
+) -> list[RunLauncher[Any]]:
+    """One launcher for each target and connection that can be asked for all its workers."""
+    found: dict[tuple[str, str], RunLauncher[Any]] = {}
+    for record in records:
+        launcher = launcher_of(record)
+        found[record.target, launcher.template.connection] = launcher
     for target in target_names():
-        if target not in found:
-            handle = _nobodys(target)
-            try:
-                found[target] = launcher_for(handle, workspace=workspace)
-            except ValidationError:
-                continue  # a template of this target needs more than its name: nothing was launched with one
-    return found
-
-
-def _nobodys(target: str) -> WorkerHandle:
-    return WorkerHandle(
-        target=target, run_id="nobody", place="", backend="", template=target, digest="-", fingerprint=""
-    )
+        for launcher in launchers_of(target, workspace):
+            found.setdefault((target, launcher.template.connection), launcher)
+    return list(found.values())
 
 
 def _workers(workspace: Workspace, launcher: RunLauncher[Any], known: dict[StackName, Record]) -> Iterator[Stray]:
@@ -118,16 +112,25 @@ def _remove_worker(workspace: Workspace, launcher: RunLauncher[Any], found: Foun
         return True
 
 
-def _stack(workspace: Workspace, launchers: dict[str, RunLauncher[Any]], stack: StackName) -> Iterator[Stray]:
+def _stack(workspace: Workspace, launchers: list[RunLauncher[Any]], stack: StackName) -> Iterator[Stray]:
     handle = (workspace.engine.outputs(stack) or {}).get(HANDLE_OUTPUT)
-    read = WorkerHandle.model_validate(handle) if handle else None
-    launcher = launchers.get(read.target) if read is not None else None
-    if read is None:
+    if not handle:
         why = "no run owns this stack, which has no worker"
         yield Stray(f"stack {stack.stack}", why, partial(_remove_stack, workspace, None, stack))
-    elif launcher is not None and launcher.reaches(read.place):
-        why = "no run owns this stack"
-        yield Stray(f"stack {stack.stack}", why, partial(_remove_stack, workspace, launcher, stack))
+        return
+    read = WorkerHandle.model_validate(handle)
+    for launcher in launchers:
+        if launcher.target == read.target and _reaches(launcher, read.place):
+            why = "no run owns this stack"
+            yield Stray(f"stack {stack.stack}", why, partial(_remove_stack, workspace, launcher, stack))
+            return
+
+
+def _reaches(launcher: RunLauncher[Any], place: str) -> bool:
+    try:
+        return launcher.reaches(place)
+    except RunLauncherError:  # its own place does not answer
+        return False
 
 
 def _remove_stack(workspace: Workspace, launcher: RunLauncher[Any] | None, stack: StackName) -> bool:

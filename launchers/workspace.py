@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from launchers.bounds import Bounds
+from launchers.connections import Connections
 from launchers.templates import Library
 from stacks.backend import Backend
 from stacks.processes import here, user_name
@@ -37,6 +39,8 @@ class Workspace:
     records_keep: timedelta = timedelta(days=90)
     orphan_age: timedelta = timedelta(minutes=10)
     templates: Library = field(default_factory=lambda: Library(()), compare=False)
+    limits: Bounds = field(default_factory=Bounds)
+    connections: Connections = field(default_factory=Connections)
 
     @cached_property
     def records(self) -> Records:

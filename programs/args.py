@@ -9,6 +9,7 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Generic, TypeVar
 
@@ -27,6 +28,7 @@ _ENV_NAME: Final = re.compile(r"[^=\x00]+")
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|k|M|G|T)?")
+_CPU: Final = re.compile(r"(\d+(?:\.\d+)?)(m)?")
 _FACTORS: Final = {
     None: 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
     "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40,
@@ -69,6 +71,20 @@ def parse_size(value: object) -> object:
     return value
 
 
+def parse_cpu(value: object) -> object:
+    """Read "500m", "2" or a number of CPUs, down to a thousandth; anything else is left to pydantic to refuse."""
+    if isinstance(value, str):
+        match = _CPU.fullmatch(value)
+        if match is None:
+            message = f"{value!r} is no number of CPUs: write it like 500m, 2 or 1.5"
+            raise ValueError(message)
+        return Decimal(match[1]) / (1000 if match[2] else 1)
+    if isinstance(value, bool):
+        message = f"{value} is no number of CPUs: write it like 500m, 2 or 1.5"
+        raise ValueError(message)  # noqa: TRY004 - pydantic turns a ValueError into a refusal, a TypeError into a crash
+    return Decimal(str(value)) if isinstance(value, float) else value
+
+
 def _refuse_bytes(words: Iterable[str]) -> None:
     """Refuse bytes that are no UTF-8, as Python has them from a command line: no state or record could hold them."""
     for word in words:
@@ -82,6 +98,18 @@ def _not_negative(value: timedelta) -> timedelta:
         message = "a duration is never negative"
         raise ValueError(message)
     return value
+
+
+def _whole_thousandths(value: Decimal) -> Decimal:
+    if value % Decimal("0.001"):
+        message = "the smallest part of a CPU is 1m, a thousandth"
+        raise ValueError(message)
+    return value
+
+
+def _plain(value: Decimal) -> str:
+    """No exponent and no trailing zeros, so that one amount has one spelling."""
+    return f"{value.normalize():f}"
 
 
 def _seconds(value: timedelta) -> str:
@@ -99,6 +127,26 @@ Duration = Annotated[
 """A length of time; in JSON the number of seconds with an "s", so that one value has one spelling."""
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 """An amount of memory in bytes."""
+Cpu = Annotated[
+    Decimal,
+    BeforeValidator(parse_cpu),
+    Field(gt=0, le=10**6),
+    AfterValidator(_whole_thousandths),
+    PlainSerializer(_plain, when_used="json"),
+]
+"""A number of CPUs; in JSON text without an exponent, so that one amount has one spelling."""
+
+
+class Resources(BaseModel, frozen=True, extra="forbid"):
+    """How much a worker takes, as limits count it: None is not known, which is not the same as none."""
+
+    cpu: Cpu | None = None
+    memory: Size | None = None
+    gpu: Annotated[int, Field(ge=0)] | None = None
+
+
+class Connection(BaseModel, frozen=True, extra="forbid"):
+    """What the connections of all targets have in common: they are strict values. A target adds its own fields."""
 
 
 class Keep(BaseModel, frozen=True, extra="forbid"):
@@ -121,6 +169,9 @@ class LauncherTemplate(BaseModel, frozen=True, extra="forbid"):
     DURABLE: ClassVar[frozenset[str]] = frozenset()
     """The fields that say what all runs of the template share for good: no run may change them."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"connection"})
+    """Fields that the first release did not have: at their default they are no part of the canonical JSON."""
+
     target: str
     description: str = ""
     owner: str = ""
@@ -132,6 +183,7 @@ class LauncherTemplate(BaseModel, frozen=True, extra="forbid"):
     final: tuple[str, ...] = ()
     overrides: dict[str, Bound] = Field(default_factory=dict)
     use: Uses | None = None
+    connection: str = ""
 
     @field_validator("start_timeout", "max_runtime")
     @classmethod
@@ -142,14 +194,20 @@ class LauncherTemplate(BaseModel, frozen=True, extra="forbid"):
         return value
 
     def canonical(self) -> str:
-        """The template as JSON with sorted keys and no blanks: one spelling per meaning."""
-        worker = self.model_dump(mode="json", exclude=set(self.GOVERNANCE))
+        """The template as JSON with sorted keys and no blanks: one spelling per meaning, in every release."""
+        fields = type(self).model_fields
+        absent = {name for name in self.added if getattr(self, name) == fields[name].default}
+        worker = self.model_dump(mode="json", exclude=set(self.GOVERNANCE) | absent)
         rules = self.model_dump(mode="json", include=set(self.GOVERNANCE), exclude_defaults=True)
         return json.dumps(worker | rules, sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hex."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    def counts(self) -> Resources:
+        """What one worker counts for where the resources of many are limited; None where the template does not say."""
+        return Resources()
 
 
 class Run(BaseModel, frozen=True, extra="forbid"):

@@ -17,6 +17,7 @@ RunLauncherError
 │   ├── DamagedFileError       a file that is kept says nothing (exit 4)
 │   └── StackLockedError       somebody else works on this run (exit 4)
 ├── PolicyError                refused by the template (exit 5)
+├── LimitReachedError          too many runs, or too much in use, for now (exit 5)
 ├── RunNotFoundError           no such run (exit 6)
 ├── RunCancelledError          terminated while it was launched (exit 8)
 └── TimeLimitError             a time limit passed (exit 9)
@@ -171,6 +172,16 @@ class PolicyError(RunLauncherError):
         self.bound = bound
         self.where = where
         self.owner = owner
+
+
+class LimitReachedError(RunLauncherError):
+    """The runs that are there take all that a limit of the configuration allows; nothing was done.
+
+    The same launch succeeds once enough of them have ended.
+    """
+
+    exit_code = 5
+    retryable = True
 
 
 class RunNotFoundError(RunLauncherError):

@@ -97,7 +97,7 @@ def options(
     """Launch the worker of a run, watch it, and end it without leaving anything behind.
 
     Exit codes: 0 ok, 1 error, 2 usage or configuration, 3 key of the backend, 4 the run or its worker, 5 refused by the
-    template, 6 run not found, 8 cancelled, 9 timeout, 10 the worker FAILED, 129, 130 and 143 interrupted.
+    template or a limit, 6 run not found, 8 cancelled, 9 timeout, 10 the worker FAILED, 129, 130 and 143 interrupted.
     """
     ctx.obj = Session({"home": home, "backend.url": backend, "engine.kind": engine}, verbose, file=config_file)
 
@@ -124,6 +124,9 @@ def launch(
         typer.Option("--exit-code-from-worker", help="With --follow or --rm: exit as the worker did, not with 10."),
     ] = False,
     break_lock: BreakLock = False,
+    wait_for_capacity: Annotated[
+        bool, typer.Option("--wait-for-capacity", help="Where a limit is reached, wait within --timeout for room.")
+    ] = False,
     output: Output = Shape.TABLE,
 ) -> int | None:
     """Start the worker of a run.
@@ -136,8 +139,8 @@ def launch(
 
     wanted = Wanted(
         tuple(words or ()), template, run_id, attempt, tuple(env or ()), tuple(env_file or ()), tuple(tag or ()),
-        timeout, follow=follow, remove=remove, worker_code=worker_code, break_lock=break_lock, output=output,
-        changes=tuple(changes or ()), like=like,
+        timeout, follow=follow, remove=remove, worker_code=worker_code, break_lock=break_lock,
+        wait_for_capacity=wait_for_capacity, output=output, changes=tuple(changes or ()), like=like,
     )  # fmt: skip
     return perform(session, wanted)
 

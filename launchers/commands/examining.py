@@ -9,22 +9,25 @@ from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import launchers
 from launchers.commands.output import Shape, one_line, write
 from launchers.commands.preparing import cli_words
 from launchers.commands.shapes import Examination, FindingInfo
-from launchers.factory import load_launcher, make_workspace
+from launchers.factory import launchers_of, load_launcher, make_workspace
 from launchers.findings import Finding, Level, asked
 from launchers.templates import Library
 from launchers.templates.linting import lint
 from stacks.engines import choose_engine
+from stacks.errors import ConfigurationError
 from stacks.probe import SUPPORTED, ask
 from stacks.setup import Cli, find_cli, has_language_host, tools_folder
 
 if TYPE_CHECKING:
     from launchers.commands.session import Session
+    from launchers.connections import NamedConnection
+    from launchers.launcher import RunLauncher
     from launchers.settings import Config
     from stacks.backend import Backend
 
@@ -75,6 +78,7 @@ def _findings(session: Session) -> Iterator[Finding]:
         yield asked("template", partial(_template, config))
         yield from _templates(config)
         yield asked("place", partial(_place, config))
+        yield from connections(config)
     yield from _surroundings()
 
 
@@ -162,6 +166,26 @@ def _templates(config: Config) -> Iterator[Finding]:
 
 def _place(config: Config) -> str:
     return load_launcher(config=config, workspace=make_workspace(config)).place()
+
+
+def connections(config: Config) -> Iterator[Finding]:
+    """Each connection, with where it leads; one of a target that is not installed is in nobody's way."""
+    workspace = make_workspace(config)
+    for each in workspace.connections.each:
+        name = f"connection {each.name}"
+        try:
+            each.read()
+            there = [one for one in launchers_of(each.target, workspace) if one.template.connection == each.name]
+        except ConfigurationError as error:
+            yield Finding(name, str(error), Level.NOTE)
+        else:
+            yield asked(name, partial(_led, each, there))
+
+
+def _led(named: NamedConnection, there: list[RunLauncher[Any]]) -> str:
+    """Where a connection leads; a target whose templates need more than its name is not asked."""
+    leads = f", leads to {there[0].place()}" if there else ""
+    return f"target {named.target}, {named.origin}{leads}"
 
 
 def _surroundings() -> Iterator[Finding]:

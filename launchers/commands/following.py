@@ -15,7 +15,8 @@ from launchers.commands.session import say
 from launchers.commands.shapes import LogLine
 from launchers.factory import launcher_for
 from launchers.launcher import HasLogs
-from stacks.errors import UsageError
+from launchers.looking import elsewhere
+from stacks.errors import Started, UsageError, WrongPlaceError
 
 if TYPE_CHECKING:
     from launchers.commands.choice import Choice
@@ -71,7 +72,9 @@ def copy_logs(launcher: RunLauncher[Any], record: Record, *, follow: bool, skip:
 
 
 def pieces(launcher: RunLauncher[Any], record: Record, *, follow: bool) -> Iterator[bytes]:
-    """A worker's output; raises UsageError for a target that keeps none."""
+    """A worker's output; raises UsageError for a target that keeps none, WrongPlaceError where it lives elsewhere."""
+    if not launcher.may_ask(record):
+        raise WrongPlaceError(elsewhere(launcher, record.place).message, started=Started.YES)
     if not isinstance(launcher, HasLogs):
         message = f"the target {launcher.target} keeps no output that could be shown"
         raise UsageError(message)

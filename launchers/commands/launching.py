@@ -57,6 +57,7 @@ class Wanted:
     remove: bool = False
     worker_code: bool = False
     break_lock: bool = False
+    wait_for_capacity: bool = False
     output: Shape = Shape.TABLE
     changes: tuple[str, ...] = ()
     like: str | None = None
@@ -72,7 +73,7 @@ def perform(session: Session, wanted: Wanted) -> int:
     config = session.config(launch__timeout=wanted.timeout)
     launch = read_launch(wanted, config, session.workspace(config))
     launcher, run = launch.launcher, launch.run
-    launched = _launch(launcher, run, break_lock=wanted.break_lock)
+    launched = _launch(launcher, run, wanted)
     _tell(launcher, launched, wanted)
     code = Stay(launcher, run.id, wanted).to_the_end() if wanted.stays else 0
     tidy(launcher.workspace, list(launcher.workspace.records.beside(run.id, lambda _: None)))
@@ -215,12 +216,12 @@ def describe(handle: WorkerHandle) -> str:
     return f"{handle.target} (pid {pid})" if pid else handle.target
 
 
-def _launch(launcher: RunLauncher[Any], run: Run, *, break_lock: bool) -> Launched:
+def _launch(launcher: RunLauncher[Any], run: Run, wanted: Wanted) -> Launched:
     """Launch; on Ctrl-C nothing of it stays but its record, unless the run was there before."""
     before = launcher.workspace.records.read(run.id)
     try:
         with noticed():
-            return launcher.launch(run, break_lock=break_lock)
+            return launcher.launch(run, break_lock=wanted.break_lock, wait_for_capacity=wanted.wait_for_capacity)
     except Interrupted as interrupted:
         now = launcher.workspace.records.read(run.id)
         ours = now is not None and (before is None or before.attempt < now.attempt)

@@ -10,7 +10,7 @@ from launchers.commands.effective import CALLER, Value, effective, shown
 from launchers.commands.launching import Wanted, read_launch
 from launchers.commands.output import Shape, table, write
 from launchers.commands.shapes import ChangeInfo, PreviewInfo, SettingInfo
-from stacks.errors import LaunchConflictError
+from stacks.errors import LaunchConflictError, LimitReachedError, PolicyError, RunLauncherError
 
 if TYPE_CHECKING:
     from launchers.commands.session import Session
@@ -29,7 +29,7 @@ class Answer:
     word: str
     message: str
     changes: tuple[Change, ...] = ()
-    refusal: LaunchConflictError | None = None
+    refusal: RunLauncherError | None = None
 
 
 def preview(session: Session, wanted: Wanted, output: Shape) -> int:
@@ -46,7 +46,7 @@ def foresee(launcher: RunLauncher[Any], run: Run) -> Answer:
     """What a launch of this run would answer; raises what it would raise for a run that cannot be launched at all."""
     try:
         known = launcher.foresee(run)
-    except LaunchConflictError as error:
+    except (LaunchConflictError, LimitReachedError, PolicyError) as error:
         return Answer("refused", str(error), refusal=error)
     if known is not None:
         return Answer("nothing", f"run {run.id} was launched before and is {known.state}: nothing would be started")

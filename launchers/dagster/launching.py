@@ -18,7 +18,7 @@ from launchers.dagster.code_host import refuse_remote_code
 from launchers.dagster.previous import is_ours
 from launchers.dagster.worker import command_and_env
 from programs.args import Run
-from stacks.errors import BackendAccessError, RunLauncherError, TimeLimitError
+from stacks.errors import BackendAccessError, LimitReachedError, RunLauncherError, TimeLimitError
 from stacks.handle import WorkerHandle
 
 if TYPE_CHECKING:
@@ -87,6 +87,11 @@ class Start:
             raise DagsterUserCodeUnreachableError(message) from error
         except _NotBegunError as error:
             raise self._late() from error
+        except LimitReachedError as error:
+            if self._binding.workspace.limits.waits:
+                message = f"there was no room for {self._limit:g} s, so nothing was launched: {error}"
+                raise DagsterUserCodeUnreachableError(message) from error
+            raise DagsterLaunchFailedError(_told(error)) from error
         except RunLauncherError as error:
             raise DagsterLaunchFailedError(_told(error)) from error
         self._tell(handle, announced)

@@ -17,7 +17,9 @@ from programs.args import LauncherTemplate
 from programs.bounds import Bound, Use
 from stacks.errors import PolicyError, UsageError
 
-NEVER: Final = frozenset({"target", "owner", "description", "extends", "final", "overrides", "use", "secrets"})
+NEVER: Final = frozenset(
+    {"target", "connection", "owner", "description", "extends", "final", "overrides", "use", "secrets"}
+)
 """Fields that say what a template is: no bound opens them."""
 ENV: Final = "env"
 

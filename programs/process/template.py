@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, ClassVar, Literal, TypedDict
 
 from pydantic import BaseModel, Field, field_validator
 
-from programs.args import Duration, LauncherTemplate, Size
+from programs.args import Duration, LauncherTemplate, Resources, Size
 
 
 class EnvReference(BaseModel, frozen=True, extra="forbid"):
@@ -47,8 +47,11 @@ class ProcessTemplate(LauncherTemplate, frozen=True, extra="forbid"):
     """A process group on the launcher's host.
 
     `cwd` defaults to the caller's folder. With `inherit_env` the worker gets the caller's environment less PULUMI_*;
-    then `env`, the run's own environment and `secrets` are laid over it, in this order.
+    then `env`, the run's own environment and `secrets` are laid over it, in this order. `resources` is what a worker is
+    counted with, and enforced by nobody; `limits.memory` stands for `resources.memory` where that is left out.
     """
+
+    added: ClassVar[frozenset[str]] = LauncherTemplate.added | {"resources"}
 
     target: Literal["process"] = "process"
     cwd: Path | None = None
@@ -56,6 +59,13 @@ class ProcessTemplate(LauncherTemplate, frozen=True, extra="forbid"):
     env: dict[str, str] = Field(default_factory=lambda: {"PYTHONUNBUFFERED": "1"})
     secrets: dict[str, EnvReference | FileReference] = Field(default_factory=dict)
     limits: Limits = Limits()
+    resources: Resources = Resources()
+
+    def counts(self) -> Resources:
+        """See LauncherTemplate."""
+        if self.resources.memory is not None:
+            return self.resources
+        return self.resources.model_copy(update={"memory": self.limits.memory})
 
     @field_validator("cwd")
     @classmethod
@@ -74,6 +84,14 @@ class LimitsOverrides(TypedDict, total=False):
     open_files: int | None
 
 
+class ResourcesOverrides(TypedDict, total=False):
+    """See Resources."""
+
+    cpu: str | float
+    memory: str | int
+    gpu: int
+
+
 class KeepOverrides(TypedDict, total=False):
     """See Keep."""
 
@@ -88,6 +106,7 @@ class ProcessOverrides(TypedDict, total=False):
     inherit_env: bool
     env: dict[str, str]
     limits: LimitsOverrides
+    resources: ResourcesOverrides
     grace: str | timedelta
     start_timeout: str | timedelta
     max_runtime: str | timedelta | None

@@ -102,6 +102,7 @@ def test_the_origins_name_every_value_once_in_the_order_of_the_model() -> None:
         ("records.keep", "7776000s", "default"),
         ("reconcile.orphan_age", "600s", "default"),
         ("routes", [], "default"),
+        ("limits.when_full", "refuse", "default"),
     ]
 
 

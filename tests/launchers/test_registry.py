@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from launchers import registry
-from launchers.registry import TARGETS, Target, launcher_class, target_names, template_model
+from launchers.registry import TARGETS, Target, connection_model, launcher_class, target_names, template_model
 from launchers.templates import parse_template
 from programs.process.template import ProcessTemplate
 from stacks.errors import ConfigurationError
@@ -34,6 +34,12 @@ class Template(LauncherTemplate, frozen=True, extra="forbid"):
     target: Literal["nomad"] = "nomad"
     datacenter: str
 class Launcher: pass
+"""
+CONNECTED = """
+from programs.args import Connection
+class Address(Connection):
+    host: str
+TARGET = Target("acme_nomad:Launcher", "acme_nomad:Template", connection="acme_nomad:Address")
 """
 
 
@@ -106,6 +112,25 @@ def test_an_installed_package_adds_a_target(install: Callable[[str, dict[str, st
     assert launcher_class("nomad").__name__ == "Launcher"
     assert parse_template("target: nomad\ndatacenter: here", "t.yaml", "t").template.target == "nomad"
     assert "did you mean 'nomad'?" in refusal(lambda: template_model("nomat"))
+
+
+def test_a_target_may_declare_the_model_of_its_connections(
+    install: Callable[[str, dict[str, str], str], None],
+) -> None:
+    install("acme-nomad", {"nomad": "acme_nomad:TARGET"}, WORKING + CONNECTED)
+
+    model = connection_model("nomad")
+    assert model is not None
+    assert list(model.model_fields) == ["host"]
+    assert connection_model("process") is None
+
+
+def test_a_model_of_connections_that_is_none_is_refused(install: Callable[[str, dict[str, str], str], None]) -> None:
+    install("acme-nomad", {"nomad": "acme_nomad:TARGET"}, WORKING + CONNECTED.replace("Address(Connection)", "Address"))
+
+    assert refusal(lambda: connection_model("nomad")) == (
+        "target 'nomad' of the package 'acme-nomad': acme_nomad:Address is no Connection"
+    )
 
 
 def test_listing_the_targets_imports_none_of_them(install: Callable[[str, dict[str, str], str], None]) -> None:

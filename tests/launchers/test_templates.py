@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import time
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import yaml
 
 from launchers import templates, yaml_source
 from launchers.templates import Available, Loaded, load_template, parse_template, template_names
+from programs.args import Resources
 from programs.process.template import ProcessTemplate
 from stacks.errors import ConfigurationError, Repair, TemplateError
 
@@ -53,8 +56,8 @@ def test_the_commented_lines_of_the_built_in_template_are_valid_too() -> None:
     lines = text.splitlines()
     commented = [line[2:] for line in lines if line.startswith(tuple(f"# {key}" for key in keys))]
     nested = [line[2:] for line in lines if line.startswith("#   ")]
-    assert len(commented) == 8
-    assert len(nested) == 7
+    assert len(commented) == 9
+    assert len(nested) == 10
 
     whole = "\n".join(
         line[2:] if line[2:] in commented or line[2:] in nested else line
@@ -382,3 +385,35 @@ def test_the_same_text_gives_the_same_digest_from_any_file() -> None:
 
     assert isinstance(one, Loaded)
     assert one.template.digest() == other.template.digest()
+
+
+@pytest.mark.parametrize(
+    ("written", "spelt"),
+    [("500m", "0.5"), ("0.50", "0.5"), (0.5, "0.5"), ("2", "2"), (2, "2"), ("2000m", "2"), (1.5, "1.5"), ("1.0", "1")],
+)
+def test_one_number_of_cpus_has_one_spelling(written: object, spelt: str) -> None:
+    text = f"target: process\nresources: {{cpu: {json.dumps(written)}}}"
+    template = parse_template(text, "t.yaml", "t").template
+
+    assert json.loads(template.canonical())["resources"]["cpu"] == spelt
+    assert ProcessTemplate.model_validate_json(template.canonical()) == template
+
+
+@pytest.mark.parametrize("written", ["0", "-1", "0.0001", "1e3", "half", "true", "2Gi", "2000000"])
+def test_what_is_no_number_of_cpus_is_refused_with_its_line(written: str) -> None:
+    with pytest.raises(TemplateError, match=r"t\.yaml:2: resources\.cpu"):
+        parse_template(f"target: process\nresources: {{cpu: {written}}}", "t.yaml", "t")
+
+
+def test_a_worker_counts_for_what_it_says_or_for_the_memory_it_is_limited_to() -> None:
+    said = ProcessTemplate.model_validate({"resources": {"memory": "1Gi", "gpu": 0}, "limits": {"memory": "4Gi"}})
+    limited = ProcessTemplate.model_validate({"resources": {"cpu": "2"}, "limits": {"memory": "4Gi"}})
+
+    assert said.counts() == Resources(memory=2**30, gpu=0)
+    assert limited.counts() == Resources(cpu=Decimal(2), memory=2**32)
+    assert ProcessTemplate().counts() == Resources()
+
+
+def test_a_template_without_them_has_the_digest_that_it_had_before_there_were_resources_and_connections() -> None:
+    assert ProcessTemplate().digest() == "73aa50ae4bcba392395bbae90bc656538a302b0e49db46e6e8fa9d82ada0325a"
+    assert ProcessTemplate(connection="x").digest() != ProcessTemplate().digest()

@@ -17,7 +17,13 @@ from launchers.config import load_config
 from launchers.factory import make_workspace
 from launchers.templates import StaleTemplateWarning
 from programs.bounds import Bound
-from programs.process.template import KeepOverrides, LimitsOverrides, ProcessOverrides, ProcessTemplate
+from programs.process.template import (
+    KeepOverrides,
+    LimitsOverrides,
+    ProcessOverrides,
+    ResourcesOverrides,
+    ProcessTemplate,
+)
 from stacks.errors import PolicyError, TemplateError
 from stacks.records import Phase
 
@@ -200,6 +206,7 @@ def test_the_type_of_a_targets_overrides_has_its_fields() -> None:
 
     assert set(ProcessOverrides.__annotations__) == set(ProcessTemplate.model_fields) - fixed
     assert set(LimitsOverrides.__annotations__) == set(type(ProcessTemplate().limits).model_fields)
+    assert set(ResourcesOverrides.__annotations__) == set(type(ProcessTemplate().resources).model_fields)
     assert set(KeepOverrides.__annotations__) == set(type(ProcessTemplate().keep).model_fields)
 
 

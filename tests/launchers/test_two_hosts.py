@@ -175,6 +175,27 @@ def test_launched_on_both_at_once_it_is_one_worker(pair: Pair) -> None:
         assert eventually(lambda: pair.executions() == number + 1)  # noqa: B023 - it is asked in this very round
 
 
+def test_thirty_launches_at_once_from_both_never_go_above_a_limit(pair: Pair, tmp_path: Path) -> None:
+    config = tmp_path / "limits.yaml"
+    config.write_text("limits: {templates: {process: {concurrent_runs: 5}}}\n")
+    for host in (pair.a, pair.b):
+        host.settings["RUN_LAUNCHER_CONFIG_FILE"] = str(config)
+    command = ("--timeout", "150s", "--", "sh", "-c", SCRIPT, "sh", str(pair.lines))
+    begun = [
+        host.begin("launch", "--run-id", f"{host.name}-{number}", *command)
+        for number in range(15)
+        for host in (pair.a, pair.b)
+    ]
+    said = [each.communicate(timeout=200)[1] for each in begun]
+
+    codes = [each.returncode for each in begun]
+    assert (codes.count(0), codes.count(5)) == (5, 25), said
+    assert eventually(lambda: pair.executions() == 5)
+    refused = next(text for text, code in zip(said, codes, strict=True) if code == 5)
+    assert "template process has 5 of 5 runs in use (limits.templates.process.concurrent_runs, " in refused
+    assert f"{config.name}:1" in refused
+
+
 def test_a_wish_to_end_it_is_carried_out_where_it_lives(pair: Pair) -> None:
     pair.launch(pair.a, "r")
 

@@ -256,3 +256,44 @@ def test_an_instance_that_no_worker_can_reach_is_refused(desk: Desk) -> None:
         launcher.register_instance(instance)
         with pytest.raises(DagsterLaunchFailedError, match="set DAGSTER_HOME"):
             launcher.launch_run(LaunchRunContext(desk.create("good_in_process"), None))
+
+
+def limited(site: Site, **limits: object) -> None:
+    """At most one run at once."""
+    one = {"templates": {"process": {"concurrent_runs": 1}}, **limits}
+    site.write("run-launcher.yaml", {"home": str(site.home), "engine": {"kind": site.engine}, "limits": one})
+
+
+def test_a_run_above_a_limit_fails_with_the_reason(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    limited(site)
+    with site.desk() as desk:
+        first = desk.launch("holds_in_process")
+        desk.holds(first)
+        run = desk.create("good_in_process")
+        with pytest.raises(DagsterLaunchFailedError, match=rf"has 1 of 1 runs in use .*run-launcher.yaml.*run {first}"):
+            desk.launcher.launch_run(LaunchRunContext(run, None))
+
+        assert desk.launcher.binding.workspace.records.read(run.run_id) is None
+
+
+def test_a_run_that_waits_for_room_is_launched_when_there_is_some_and_else_queued_again(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site()
+    limited(site, when_full="wait")
+    with site.desk() as desk:
+        first = desk.launch("holds_in_process")
+        desk.holds(first)
+        desk.limit(2)
+        run = desk.create("good_in_process")
+        with pytest.raises(DagsterUserCodeUnreachableError, match=r"no room for 2 s, .*has 1 of 1 runs in use"):
+            desk.launcher.launch_run(LaunchRunContext(run, None))
+        desk.limit(60)
+        timer = threading.Timer(1, lambda: site.let_go(first))
+        timer.start()
+        desk.launcher.launch_run(LaunchRunContext(run, None))  # as the queue does
+        timer.join()
+
+        desk.ends(first, as_="SUCCESS")
+        desk.ends(run.run_id, as_="SUCCESS")
