@@ -37,6 +37,8 @@ def make_workspace(
         records_keep=config.records.keep,
         owner=owner,
         orphan_age=config.reconcile.orphan_age,
+        shared_keep=config.shared.keep,
+        shared_wait=config.shared.wait,
         progress=progress or _silent,
     )
 

@@ -86,6 +86,13 @@ class ReconcileSettings(BaseModel, frozen=True, extra="forbid"):
     orphan_age: Duration = timedelta(minutes=10)
 
 
+class SharedSettings(BaseModel, frozen=True, extra="forbid"):
+    """How long a shared object that no run uses stays, and how long it is marked before it is removed."""
+
+    keep: Duration = timedelta(days=7)
+    wait: Duration = timedelta(minutes=2)
+
+
 class Config(BaseModel, frozen=True, extra="forbid"):
     """Every setting. `home` is the folder of all that is kept: state, records, logs and keys."""
 
@@ -96,6 +103,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     launch: LaunchSettings = LaunchSettings()
     records: RecordSettings = RecordSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
+    shared: SharedSettings = SharedSettings()
 
     @property
     def backend_url(self) -> str:

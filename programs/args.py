@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Generic, TypeVar
 
 import platformdirs
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, PlainSerializer, field_validator
@@ -108,7 +108,16 @@ class Keep(BaseModel, frozen=True, extra="forbid"):
 
 
 class LauncherTemplate(BaseModel, frozen=True, extra="forbid"):
-    """What the templates of every target have in common."""
+    """What the templates of every target have in common.
+
+    LATER: fields that an earlier release did not have; a template that leaves them out keeps the digest that it had.
+    SHARED_ONLY: fields that only shared objects are made of; the arguments of a run leave them out.
+    DURABLE: fields that say what a durable shared object is, which no run may ever change.
+    """
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    SHARED_ONLY: ClassVar[frozenset[str]] = frozenset()
+    DURABLE: ClassVar[frozenset[str]] = frozenset()
 
     target: str
     description: str = ""
@@ -128,7 +137,11 @@ class LauncherTemplate(BaseModel, frozen=True, extra="forbid"):
 
     def canonical(self) -> str:
         """The template as JSON with sorted keys and no blanks: one spelling per meaning."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        fields = type(self).model_fields
+        unset = {
+            each for each in self.LATER if getattr(self, each) == fields[each].get_default(call_default_factory=True)
+        }
+        return json.dumps(self.model_dump(mode="json", exclude=unset), sort_keys=True, separators=(",", ":"))
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hex."""
@@ -202,8 +215,8 @@ class Context(BaseModel, frozen=True):
     """What a program must know beyond template and run; values only, so that the same run works from any folder.
 
     `folder` is the run's own folder on this host, for targets that keep files, and `archive` the file that its output
-    is moved to when the worker is removed; `cwd` is the caller's working folder; `shared` holds the outputs of the
-    shared stacks that the template needs.
+    is moved to when the worker is removed; `cwd` is the caller's working folder; `shared` holds the outputs of each
+    shared object that the template needs, by its name.
     """
 
     backend: str
@@ -231,7 +244,7 @@ class ProgramArgs(BaseModel, Generic[T], frozen=True):
 
     def to_config(self) -> tuple[str, dict[str, str]]:
         """The arguments without a secret value, as one JSON string, and the run's environment, for a secret map."""
-        plain = self.model_dump(mode="json", exclude={"run": {"env"}})
+        plain = self.model_dump(mode="json", exclude={"run": {"env"}, "template": set(self.template.SHARED_ONLY)})
         return json.dumps(plain, sort_keys=True), dict(self.run.env)
 
     def labels(self) -> dict[str, str]:

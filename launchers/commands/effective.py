@@ -71,7 +71,9 @@ def _of_template(loaded: Loaded) -> Iterator[Value]:
     for location in places(type(loaded.template), leaves=True):
         names = tuple(map(str, location))
         if names[0] not in _LAYERS:
-            yield Value(f"template.{dotted(location)}", _at(data, names), loaded.origin_of(*names))
+            value = _at(data, names)
+            known = sorted(value) if names[0] in loaded.template.SHARED_ONLY and isinstance(value, dict) else value
+            yield Value(f"template.{dotted(location)}", known, loaded.origin_of(*names))
 
 
 def _environment(launcher: RunLauncher[Any], loaded: Loaded, run: Run, wanted: Wanted) -> Iterator[Value]:

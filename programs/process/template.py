@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
 from programs.args import Duration, LauncherTemplate, Size
+
+_MOST: Final = 2**20  # bytes of all files of a template
+_LONGEST: Final = 255  # bytes of one part of a file's name: NAME_MAX of Linux
 
 
 class EnvReference(BaseModel, frozen=True, extra="forbid"):
@@ -47,8 +51,14 @@ class ProcessTemplate(LauncherTemplate, frozen=True, extra="forbid"):
     """A process group on the launcher's host.
 
     `cwd` defaults to the caller's folder. With `inherit_env` the worker gets the caller's environment less PULUMI_*;
-    then `env`, the run's own environment and `secrets` are laid over it, in this order.
+    then `env`, the run's own environment and `secrets` are laid over it, in this order. `shared_folder` is a folder
+    that all runs of the template share and that outlives them; `files` are in a folder that is read-only, by names
+    relative to it, made once for all runs with the same files.
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"shared_folder", "files"})
+    SHARED_ONLY: ClassVar[frozenset[str]] = frozenset({"files"})
+    DURABLE: ClassVar[frozenset[str]] = frozenset({"shared_folder"})
 
     target: Literal["process"] = "process"
     cwd: Path | None = None
@@ -56,6 +66,18 @@ class ProcessTemplate(LauncherTemplate, frozen=True, extra="forbid"):
     env: dict[str, str] = Field(default_factory=lambda: {"PYTHONUNBUFFERED": "1"})
     secrets: dict[str, EnvReference | FileReference] = Field(default_factory=dict)
     limits: Limits = Limits()
+    shared_folder: bool = False
+    files: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("files")
+    @classmethod
+    def _files(cls, value: dict[str, str]) -> dict[str, str]:
+        _check_names(value)
+        size = sum(len(text.encode(errors="replace")) for text in value.values())
+        if size > _MOST:
+            message = f"they have {size} bytes; the limit of all together is {_MOST}"
+            raise ValueError(message)
+        return value
 
     @field_validator("cwd")
     @classmethod
@@ -64,3 +86,19 @@ class ProcessTemplate(LauncherTemplate, frozen=True, extra="forbid"):
             message = f"{str(value)!r} must be an absolute path (or be left out, for the caller's folder)"
             raise ValueError(message)
         return value
+
+
+def _check_names(names: Collection[str]) -> None:
+    """Refuse names that lead out of the folder, that no file can have, or of which one would be in another one."""
+    for name in names:
+        parts = name.split("/")
+        if "" in parts or {".", ".."} & set(parts) or "\0" in name:
+            message = f"{name!r} is no name of a file in a folder: write it like etl.sql or queries/etl.sql"
+            raise ValueError(message)
+        if any(len(part.encode(errors="replace")) > _LONGEST for part in parts):
+            message = f"{name[:40]!r}… is too long for the name of a file"
+            raise ValueError(message)
+        around = next((other for other in names if name.startswith(f"{other}/")), None)
+        if around is not None:
+            message = f"{around!r} cannot be both a file and the folder of {name!r}"
+            raise ValueError(message)
