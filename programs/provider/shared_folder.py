@@ -98,8 +98,10 @@ class SharedFolder:
     def remove(self, *, data: bool) -> bool:
         """Remove the folder; False where a durable one is kept since it holds something and `data` does not give it up.
 
-        Repeatable.
+        Repeatable. What is no folder, and so not ours, is left alone.
         """
+        if not self.path.is_dir():
+            return True
         handover = self.handed_over()
         self._bury_parts()
         keeps = handover is None or handover.files is None
