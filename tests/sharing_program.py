@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -129,4 +130,5 @@ def reconcile(until: str) -> None:
 
 if __name__ == "__main__":
     watch()
-    {"launch": launch, "again": again, "reconcile": reconcile}[sys.argv[1]](*sys.argv[2:])
+    programs: dict[str, Callable[..., None]] = {"launch": launch, "again": again, "reconcile": reconcile}
+    programs[sys.argv[1]](*sys.argv[2:])

@@ -72,8 +72,9 @@ def _of_template(loaded: Loaded) -> Iterator[Value]:
         names = tuple(map(str, location))
         if names[0] not in _LAYERS:
             value = _at(data, names)
-            known = sorted(value) if names[0] in loaded.template.SHARED_ONLY and isinstance(value, dict) else value
-            yield Value(f"template.{dotted(location)}", known, loaded.origin_of(*names))
+            if names[0] in loaded.template.SHARED_ONLY and isinstance(value, dict):
+                value = [*sorted(value)]  # names tell enough
+            yield Value(f"template.{dotted(location)}", value, loaded.origin_of(*names))
 
 
 def _environment(launcher: RunLauncher[Any], loaded: Loaded, run: Run, wanted: Wanted) -> Iterator[Value]:

@@ -244,25 +244,6 @@ def test_a_launch_during_a_removal_waits_for_its_end_and_makes_it_anew(warm: Sha
     assert warm.folders() == ["process.files"]
 
 
-@pytest.mark.parametrize(
-    "count", [20, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])], ids=["short", "soak"]
-)
-def test_removals_during_launches_take_no_files_from_a_worker(warm: SharingBench, count: int) -> None:
-    until, template = warm.folder / "until", warm.template()
-    with (
-        warm.begin("reconcile", str(until)) as reconcile,
-        warm.begin("again", template, "a", "2026-11", str(count)) as one,
-        warm.begin("again", template, "b", "2026-11", str(count)) as two,
-    ):
-        lost = [process.communicate(timeout=1700) for process in (one, two)]
-        until.touch()
-        _, done = warm.ended(reconcile)
-
-    assert (one.returncode, two.returncode, lost) == (0, 0, [("", ""), ("", "")]), done
-    assert [each for each in done if each[2]] == []
-    assert [each[1] for each in done].count("removed") >= count // 10
-
-
 @pytest.mark.parametrize("used", ["by nobody", "by a live run", "long ago", "lately", "by a failed launch"])
 @pytest.mark.parametrize("marked", [None, 1, 5])
 def test_what_is_due_follows_from_the_records(used: str, marked: int | None) -> None:
@@ -325,24 +306,6 @@ def test_what_a_killed_maker_left_is_put_right(bench: SharingBench, moment: str,
     assert told[0]["said"].endswith("text")
     assert [path.name for path in bench.content().parent.iterdir() if path.name.startswith("part-")] == []
     assert json.loads(bench.records()[0].read_text())["phase"] == "ready"
-
-
-@pytest.mark.parametrize(
-    "step", [7, pytest.param(1, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])], ids=["short", "soak"]
-)
-def test_a_kill_at_any_write_of_what_is_shared_is_put_right(warm: SharingBench, step: int) -> None:
-    """Every write of the first launch that concerns what is shared; each trial has files of its own."""
-    at, died = 1, True
-    while died:
-        template = warm.template(files={"f": f"trial {at}"}, shared_folder=True)
-        code, _ = warm.run(
-            "launch", template, f"r{at}", kill=rf"{at}:(open|os\.\w+|fcntl\.\w+) .*/(shared|claims/shared)"
-        )
-        died = code == -signal.SIGKILL
-        code, told = warm.run("launch", template, f"s{at}")
-        assert (code, told[0].get("said", "").endswith(f"trial {at}")) == (0, True), (at, told)
-        at += step
-    assert at > step
 
 
 def test_a_making_that_fails_leaves_nothing_and_says_why(bench: SharingBench) -> None:

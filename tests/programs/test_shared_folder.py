@@ -35,9 +35,9 @@ def urn(stack: str = "shared-00/s") -> str:
     return f"urn:pulumi:{name}::{project}::{FOLDER}::folder"
 
 
-def inputs(at: SharedFolder, **others: object) -> struct_pb2.Struct:
+def inputs(at: SharedFolder, **others: Any) -> struct_pb2.Struct:  # noqa: ANN401 - whatever a caller sends
     properties = struct_pb2.Struct()
-    known = {"folder": str(at.path), "backend": "b", "content": digest(FILES), "durable": False}
+    known: dict[str, Any] = {"folder": str(at.path), "backend": "b", "content": digest(FILES), "durable": False}
     properties.update({**known, **others})
     return properties
 
