@@ -146,6 +146,10 @@ class RunLauncher(ABC, Generic[T]):
         """True if shared objects of that place can be removed from here; changes nothing."""
         return place == self.shared_place()
 
+    def has_shared(self, record: SharedRecord) -> bool:
+        """False where the target tells, at next to no cost, that a shared object is gone: then it is made again."""
+        return True
+
     def sweep_shared(self, record: SharedRecord, *, data: bool) -> None:
         """Remove what the engine's state does not know of a shared object that goes; repeatable.
 

@@ -33,7 +33,7 @@ from programs.provider.folder import (
     read_ending,
 )
 from programs.provider.place import Place, boot_id
-from programs.provider.shared_folder import SharedFolder, digest, keep_place, read_place
+from programs.provider.shared_folder import CONTENT, SharedFolder, digest, keep_place, read_place
 from stacks.engine import AttachedProvider, StackName, stack_name
 from stacks.errors import (
     BackendError,
@@ -150,6 +150,10 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
         with suppress(ForeignFolderError, PermissionError):
             return place == read_place(self._shared_folders)
         return False
+
+    def has_shared(self, record: SharedRecord) -> bool:
+        """See RunLauncher."""
+        return (self._shared_folders / record.stack.stack / CONTENT).is_dir()
 
     def sweep_shared(self, record: SharedRecord, *, data: bool) -> None:
         """See RunLauncher."""

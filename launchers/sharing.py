@@ -108,10 +108,17 @@ class Sharing:
     def _ready(self, stack: StackName) -> SharedRecord | None:
         """The object's record, if it can be used as it is."""
         record = self._workspace.shared_records.read(stack)
-        return record if record is not None and record.marked_at is None and self._fits(record, stack) else None
+        usable = record is not None and record.marked_at is None and self._fits(record, stack)
+        return record if usable and not self._is_gone(record) else None
 
-    def _fits(self, record: SharedRecord, stack: StackName) -> bool:
-        return record.phase is SharedPhase.READY and record.inputs == self.wanted[stack].digest
+    def _fits(self, record: SharedRecord | None, stack: StackName) -> bool:
+        if record is None or record.phase is not SharedPhase.READY:
+            return False
+        return record.inputs == self.wanted[stack].digest
+
+    def _is_gone(self, record: SharedRecord | None) -> bool:
+        """True if somebody removed the object behind our back."""
+        return record is not None and record.phase is SharedPhase.READY and not self.launcher.has_shared(record)
 
     def _claimed(self, stack: StackName, run: Record) -> SharedRecord | None:
         """Make ready under the claim; None where somebody else holds that."""
@@ -123,6 +130,9 @@ class Sharing:
                 return None
             self._refuse_wished(run)
             there = self._workspace.shared_records.read(stack)
+            if there is not None and self._is_gone(there):
+                dispose(self.launcher, there, claim)  # its state would tell the engine that there is nothing to make
+                there = None
             if there is None or not self._fits(there, stack):
                 return self._make(stack, there, claim)
             used = there.changed(marked_at=None)

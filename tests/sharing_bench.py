@@ -8,27 +8,30 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from servers import Place
 from targets import ProcessRow
 
 from launchers.factory import make_workspace
 from launchers.launcher import RunLauncher
 from launchers.reconcile import Reconciler
-from launchers.settings import Config
+from launchers.settings import Config, ReconcileSettings, SharedSettings
 from launchers.testing.contract import eventually
 
 PROGRAM: Final = str(Path(__file__).with_name("sharing_program.py"))
-AT_ONCE: Final = {"shared": {"keep": "0s", "wait": "0s"}, "reconcile": {"orphan_age": "0s"}}
+_NOW: Final = timedelta(0)
+AT_ONCE: Final = {"shared": SharedSettings(keep=_NOW, wait=_NOW), "reconcile": ReconcileSettings(orphan_age=_NOW)}
 """Settings with which reconcile removes what nobody uses at its second pass."""
 
 
 class SharingBench:
     """A row with its own home. `files` is what the template of the programs shares."""
 
-    def __init__(self, folder: Path, engine: str) -> None:
-        self.row = ProcessRow(folder, engine=engine)
+    def __init__(self, folder: Path, engine: str, place: Place | None = None) -> None:
+        self.row = ProcessRow(folder, place, engine)
         self.folder = folder
         self.log = folder / "watched"
         self.gate = folder / "gate"
@@ -43,7 +46,7 @@ class SharingBench:
         return str(path)
 
     def config(self) -> Config:
-        return Config.model_validate({"home": self.row.home, "engine": {"kind": self.row.engine.kind}, **AT_ONCE})
+        return self.row.config().model_copy(update=AT_ONCE)
 
     def reconcile(self) -> list[tuple[str, str]]:
         """One pass; what it did, without the names of stacks."""
@@ -56,7 +59,10 @@ class SharingBench:
     @property
     def settings(self) -> dict[str, str]:
         """The environment of a program."""
+        backend = self.row.config().backend
+        shared = {"URL": backend.url, "PASSPHRASE_FILE": str(backend.passphrase_file)} if backend.url else {}
         return {
+            **{f"RUN_LAUNCHER_BACKEND__{name}": value for name, value in shared.items() if value},
             "RUN_LAUNCHER_HOME": str(self.row.home),
             "RUN_LAUNCHER_ENGINE__KIND": self.row.engine.kind,
             "RUN_LAUNCHER_SHARED__KEEP": "0s",

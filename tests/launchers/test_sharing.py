@@ -6,6 +6,7 @@ Asked of the kernel, the files and the workers themselves; makings are counted b
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -175,6 +176,45 @@ def test_a_worker_that_is_adopted_keeps_what_it_was_launched_with(warm: SharingB
     assert launcher.args_again(launcher.record(run.id), "b").context.shared == {"files": {"path": str(warm.content())}}
 
 
+def test_what_somebody_removed_by_hand_is_made_again(bench: SharingBench) -> None:
+    launcher, run = launched(bench, shared_folder=True)
+    for name in ("files", "folder"):
+        path = bench.content(name)
+        path.chmod(0o700)
+        shutil.rmtree(path if name == "files" else path.parent)
+
+    launcher, again = launched(bench, f'test -d "$RUN_LAUNCHER_SHARED_FOLDER" && {SHOWS}', shared_folder=True)
+
+    assert said(launcher, again) == "text"
+    for each in (run, again):
+        launcher.terminate(each.id)
+    retire(launcher.workspace, "process")
+
+
+def test_a_preview_makes_nothing_of_what_is_shared(warm: SharingBench) -> None:
+    launcher = warm.launcher(shared_folder=True)
+    changes = launcher.preview(warm.row.run("true"))
+
+    assert {change.operation for change in changes} == {"create"}
+    assert not (warm.row.home / "shared").exists()
+
+
+@pytest.mark.parametrize("server", ["s3", "postgres"])
+def test_where_files_cannot_be_locked_it_is_made_once_too(
+    request: pytest.FixtureRequest, tmp_path: Path, server: str
+) -> None:
+    take_engine(request, "warm")
+    bench = SharingBench(tmp_path, "warm", request.getfixturevalue(f"{server}_place"))
+    template = bench.template()
+    with bench.begin("launch", template, *"abcd") as one, bench.begin("launch", template, *"efgh") as two:
+        told = [line for process in (one, two) for line in bench.ended(process)[1]]
+    bench.clean()
+
+    assert [each.get("code") for each in told] == [0] * 8, told
+    assert (len({each["said"] for each in told}), bench.makings()) == (1, 1)
+    assert (bench.left(), bench.folders()) == ([], [])
+
+
 # ---- removal ----
 
 
@@ -223,6 +263,26 @@ def test_a_launch_that_has_read_what_is_there_does_not_lose_it(warm: SharingBenc
 
     assert told[0]["said"].endswith("text"), (told, passes)
     assert ("shared process.files", "removed") not in passes
+
+
+def test_a_removal_looks_for_runs_once_more_after_the_mark(warm: SharingBench) -> None:
+    """It stands still with its list; meanwhile a run is launched, and a slower reconcile than it writes a mark."""
+    launcher, run = launched(warm)
+    launcher.terminate(run.id)
+    until = warm.folder / "until"
+    until.touch()
+    with warm.paused("reconcile", str(until), at=READS.removeprefix("after ")) as removal:
+        launcher, run = launched(warm)
+        records = launcher.workspace.shared_records
+        (record,) = records.all(lambda _: None)
+        records.write(record.changed(marked_at=datetime.now(UTC)))
+        warm.gate.touch()
+        _, done = warm.ended(removal)
+
+    assert done == []
+    assert said(launcher, run) == "text"
+    assert warm.reconcile() == [("shared process.files", "kept")]
+    assert warm.content().is_dir()
 
 
 def test_a_launch_during_a_removal_waits_for_its_end_and_makes_it_anew(warm: SharingBench) -> None:
@@ -347,7 +407,7 @@ def test_a_folder_that_others_may_write_to_is_refused(warm: SharingBench) -> Non
     (warm.row.home / "shared").chmod(0o700)
 
 
-def test_a_full_disk_is_told(warm: SharingBench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_takes_no_more_is_told(warm: SharingBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program of its own, which may write no file of more than 64 KiB."""
     monkeypatch.setenv("RUN_LAUNCHER_HOME", str(warm.row.home))
     launched(warm, files={})  # the engine's own files are there
