@@ -428,8 +428,10 @@ def test_a_disk_that_takes_no_more_is_told(warm: SharingBench, monkeypatch: pyte
 def test_a_launch_that_waits_for_a_maker_keeps_its_time_limit_and_hears_of_its_end(warm: SharingBench) -> None:
     launcher = warm.launcher()
     with warm.paused("launch", warm.template(), "first", at=r"os\.rename .*/content$"):
+        began = time.monotonic()
         with pytest.raises(TimeLimitError):
             launcher.launch(warm.row.run("true", run_id="late"), timeout=timedelta(seconds=1))
+        waited = time.monotonic() - began
         with ThreadPoolExecutor() as threads:
             launch = threads.submit(launcher.launch, warm.row.run("true", run_id="wished"))
             assert eventually(lambda: launcher.workspace.records.read("wished") is not None)
@@ -437,6 +439,7 @@ def test_a_launch_that_waits_for_a_maker_keeps_its_time_limit_and_hears_of_its_e
             with pytest.raises(RunCancelledError):
                 launch.result(30)
 
+    assert 1 <= waited < 20
     assert launcher.record("late").phase is Phase.FAILED
     assert launcher.record("wished").phase is Phase.REMOVED
 
@@ -515,6 +518,8 @@ def test_a_durable_object_is_updated_in_place_when_its_inputs_change(
         def shared(self: ProcessLauncher, run: Run) -> list[Shared]:  # noqa: ARG001 - the contract's
             def program(stack: StackName) -> None:
                 made.append(version)
+                if version == "bad":
+                    raise LaunchFailedError(version)
                 self._folder_program(None)(stack)
 
             return [Shared(SharedKind.DURABLE, "folder", {"version": version}, program)]
@@ -526,10 +531,13 @@ def test_a_durable_object_is_updated_in_place_when_its_inputs_change(
         shared_as(version)
         launcher, _ = launched(warm, APPENDS)
         inodes.append(warm.content("folder").stat().st_ino)
+    shared_as("bad")
+    with pytest.raises(LaunchFailedError):
+        launched(warm, APPENDS)
     monkeypatch.undo()
 
-    assert made == ["1", "2"]
-    assert len(set(inodes)) == 1
+    assert made == ["1", "2", "bad"]
+    assert len({*inodes, warm.content("folder").stat().st_ino}) == 1
     assert len(warm.records()) == 1
     monkeypatch.setattr(ProcessLauncher, "shared", lambda *_: [])
     for run_id in launcher.workspace.records.ids():
