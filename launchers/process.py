@@ -382,14 +382,15 @@ def _found(folder: RunFolder) -> Found | None:
 
 def _status(folder: RunFolder, there: WorkerRecord) -> WorkerStatus:
     ending = folder.ending()
-    if ending is None and not worker.alive(there.shim):
+    lives = ending is None and worker.alive(there.shim)  # looked at once: it may end at any moment
+    if ending is None and not lives:
         ending = folder.ending()  # it may have ended between the two looks
     if ending is not None:
         return _ended(ending, there)
     if there.boot_id != boot_id():
         message = "its host was restarted while it ran"
         return WorkerStatus(state=WorkerState.FAILED, reason="lost", message=message, started_at=there.started_at)
-    if worker.alive(there.shim):
+    if lives:
         state = WorkerState.RUNNING if worker.executes(there.worker) else WorkerState.STARTING
         return WorkerStatus(state=state, started_at=there.started_at)
     message = "its shim was killed, and the exit code is lost with it"
