@@ -55,6 +55,8 @@ OTHER_VARIABLES: Final = frozenset(
         "DIGEST",
         "BACKEND",
         "WORKER",
+        "FILES",
+        "SHARED_FOLDER",
     )
 )
 # What the command line calls a setting; the others have no flag of their own.

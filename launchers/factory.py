@@ -47,6 +47,8 @@ def make_workspace(
         owner=owner,
         orphan_age=config.reconcile.orphan_age,
         templates=Library(config.templates.folders),
+        shared_keep=config.shared.keep,
+        shared_wait=config.shared.wait,
         progress=progress or _silent,
         limits=read_bounds(config.limits, config.origin_of),
         connections=read_connections(config.connections, config.origin_of),

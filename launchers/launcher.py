@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 from launchers.limits import Room
+from launchers.shared import Shared
 from launchers.templates.rules import Rules
-from launchers.values import Ejected, Explanation, Found, Launched, Terminated
+from launchers.values import Data, Ejected, Explanation, Found, Launched, Terminated
 from launchers.workspace import Workspace
 from programs.args import ARGS_KEY, Connection, Context, LauncherTemplate, ProgramArgs, Run, fingerprints
 from stacks.engine import Adoption, AttachedProvider, Change, Deployment, stack_name
 from stacks.errors import RunNotFoundError, TimeLimitError
 from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
 from stacks.records import Record
+from stacks.shared_records import SharedRecord
 
 T = TypeVar("T", bound=LauncherTemplate)
 _POLL: Final = (0.02, 0.5)  # seconds between two looks at a worker that is waited for: first, last
@@ -151,6 +153,34 @@ class RunLauncher(ABC, Generic[T]):
     def inherited(self) -> Collection[str]:
         """The names of the caller's variables that a worker gets."""
         return ()
+
+    # ---- what runs share ----
+
+    def shared(self, run: Run) -> Sequence[Shared]:
+        """The objects that this run shares with others: of the template alone, made at first use."""
+        return ()
+
+    def shared_place(self) -> str:
+        """Where shared objects of this launcher are; every launcher of that place finds the same ones."""
+        return self.place()
+
+    def reaches_shared(self, place: str) -> bool:
+        """True if shared objects of that place can be removed from here; changes nothing."""
+        return place == self.shared_place()
+
+    def has_shared(self, record: SharedRecord) -> bool:
+        """False where the target tells, at next to no cost, that a shared object is gone: then it is made again."""
+        return True
+
+    def sweep_shared(self, record: SharedRecord, *, data: bool) -> None:
+        """Remove what the engine's state does not know of a shared object that goes; repeatable.
+
+        What a durable one holds is removed where `data` says so, and else kept.
+        """
+
+    def data_of(self, record: SharedRecord) -> Data | None:
+        """How much a durable object holds; None if the target cannot tell."""
+        return None
 
     # ---- the life of a run ----
 
@@ -349,6 +379,8 @@ class RunLauncher(ABC, Generic[T]):
 
     def args_again(self, record: Record, backend_id: str) -> ProgramArgs[T]:
         """The arguments that a run was launched with, but for the values of its environment, which are kept nowhere."""
+        from launchers.sharing import outputs_of  # noqa: PLC0415 - the procedure builds on this contract
+
         run = Run(id=record.run_id, command=record.command, tags=record.tags, attempt=record.attempt)
         args = self.args(run, backend_id, record)
         as_launched = {
@@ -357,6 +389,7 @@ class RunLauncher(ABC, Generic[T]):
             "fingerprint": record.fingerprints["all"],
             "place": record.place,
             "owner": record.owner,
+            "shared": outputs_of(self.workspace, record),
         }
         return args.model_copy(update={"context": args.context.model_copy(update=as_launched)})
 

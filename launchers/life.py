@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from launchers.limits import Room
+from launchers.sharing import Sharing, with_outputs
 from launchers.values import Found, Launched, Terminated
 from programs.args import HANDLE_OUTPUT, ProgramArgs, Run, fingerprints
 from stacks.engine import stack_name
@@ -227,12 +228,14 @@ class Launch:
     ) -> Launched:
         like = half_made if half_made is not None and half_made.phase is Phase.WANTED else None
         args = self._launcher.args(self._run, backend_id, like)
-        record = self._wanted(args, earlier or (half_made.earlier if half_made else ()))
+        sharing = Sharing.of(self._launcher, self._run, backend_id, self._left)
+        record = self._wanted(args, earlier or (half_made.earlier if half_made else ())).changed(shared=sharing.uses)
         is_begun = False
         try:
             with self._room.taken(self._left):
                 self._workspace.records.write_first(record, self._launcher.template.canonical())
                 is_begun = True
+            record, args = sharing.provide(record, args)
             handle = enter(self._launcher, args, record if like else None, claim, self._left())
             launched = record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle)
             wish = self._workspace.records.write_and_see(launched)
@@ -494,7 +497,8 @@ def adopt_under(launcher: RunLauncher[Any], record: Record, claim: Claim) -> Lau
         raise RunNotFoundError(message)
     args = launcher.args_again(record, workspace.backend.open())
     handle = enter(launcher, args, record, claim, workspace.engine_timeout)
-    workspace.records.write(record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle))
+    launched = record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle)
+    workspace.records.write(with_outputs(launched, args.context.shared))
     return Launched(handle, created=False, status=found.status)
 
 

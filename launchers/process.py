@@ -10,16 +10,17 @@ import resource
 import shutil
 import signal
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar, Final
 
 from launchers.launcher import RunLauncher
-from launchers.values import Found
+from launchers.shared import Shared
+from launchers.values import Data, Found
 from programs.args import ProgramArgs, Run
-from programs.process.environment import SCRUBBED, build_environment
+from programs.process.environment import build_environment, is_inherited
 from programs.process.template import ProcessTemplate
 from programs.provider import worker
 from programs.provider.folder import (
@@ -32,10 +33,20 @@ from programs.provider.folder import (
     read_ending,
 )
 from programs.provider.place import Place, boot_id
-from stacks.engine import AttachedProvider, stack_name
-from stacks.errors import BackendError, DamagedFileError, EngineError, Started, TemplateError, UsageError
+from programs.provider.shared_folder import CONTENT, SharedFolder, digest, keep_place, read_place
+from stacks.engine import AttachedProvider, StackName, stack_name
+from stacks.errors import (
+    BackendError,
+    DamagedFileError,
+    EngineError,
+    LaunchFailedError,
+    Started,
+    TemplateError,
+    UsageError,
+)
 from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
 from stacks.records import Record
+from stacks.shared_records import SharedKind, SharedRecord
 
 _REASONS: Final = {
     "max_runtime": ("max_runtime", "ended by the template's max_runtime"),
@@ -98,7 +109,7 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
 
     def inherited(self) -> Collection[str]:
         """See RunLauncher."""
-        return [name for name in os.environ if not name.startswith(SCRUBBED)] if self.template.inherit_env else ()
+        return [name for name in os.environ if is_inherited(name)] if self.template.inherit_env else ()
 
     def check(self, run: Run) -> None:
         """See RunLauncher: what can be seen to fail before anything is made."""
@@ -113,6 +124,59 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
         _check_command(run.command[0], cwd, environment.get("PATH"))
         _check_size(run, environment)
         self._check_limits()
+
+    def shared(self, run: Run) -> Sequence[Shared]:  # noqa: ARG002 - the template alone says it
+        """See RunLauncher: a durable folder, and one that holds files."""
+        found = []
+        if self.template.shared_folder:
+            found.append(Shared(SharedKind.DURABLE, "folder", {}, self._folder_program(None)))
+        if self.template.files:
+            inputs = {"files": digest(self.template.files)}
+            found.append(Shared(SharedKind.VERSIONED, "files", inputs, self._folder_program(self.template.files)))
+        return found
+
+    def shared_place(self) -> str:
+        """See RunLauncher: the home folder, whatever host or container sees it."""
+        try:
+            return keep_place(self._shared_folders)
+        except OSError as error:
+            message = f"what runs share cannot be kept in {self._shared_folders}: {error.strerror}"
+            raise LaunchFailedError(message) from error
+        except ForeignFolderError as error:
+            raise LaunchFailedError(str(error)) from error
+
+    def reaches_shared(self, place: str) -> bool:
+        """See RunLauncher."""
+        with suppress(ForeignFolderError, PermissionError):
+            return place == read_place(self._shared_folders)
+        return False
+
+    def has_shared(self, record: SharedRecord) -> bool:
+        """See RunLauncher."""
+        return (self._shared_folders / record.stack.stack / CONTENT).is_dir()
+
+    def sweep_shared(self, record: SharedRecord, *, data: bool) -> None:
+        """See RunLauncher."""
+        try:
+            SharedFolder(self._shared_folders / record.stack.stack).remove(data=data)
+        except ForeignFolderError as error:
+            raise EngineError(str(error)) from error
+
+    def data_of(self, record: SharedRecord) -> Data:
+        """See RunLauncher."""
+        return Data(*SharedFolder(self._shared_folders / record.stack.stack).measure())
+
+    @property
+    def _shared_folders(self) -> Path:
+        return self.workspace.backend.home / "shared"
+
+    def _folder_program(self, files: Mapping[str, str] | None) -> Callable[[StackName], None]:
+        def declare(stack: StackName) -> None:
+            from programs.process.shared import program  # noqa: PLC0415 - loads Pulumi
+
+            program(self._shared_folders / stack.stack, self.workspace.backend.identity() or "", files)
+
+        return declare
 
     def find(self, runs: Collection[Record] | None) -> Iterator[Found]:
         """See RunLauncher."""
@@ -163,16 +227,18 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
 
     def failure(self, details: str) -> str | None:
         """See RunLauncher."""
+        from programs.provider.folder_resource import FOLDER_FAILED  # noqa: PLC0415
         from programs.provider.servicer import START_FAILED  # noqa: PLC0415
 
+        unmade = re.search(rf"{re.escape(FOLDER_FAILED)} (\d+): ([^\n]*)", details)
+        if unmade is not None:
+            return f"{FOLDER_FAILED} {unmade[2]}{_room(int(unmade[1]))}"
         match = re.search(rf"{re.escape(START_FAILED)} ([\w ]+) (\d+):", details)
         if match is None:
             return None
         why = os.strerror(int(match[2]))
         account = _STAGES.get(match[1], f"{match[1]}: {{why}}").format(why=why)
-        if int(match[2]) in {errno.ENOSPC, errno.EDQUOT}:
-            account += "; make room, then try again"
-        return f"the worker did not start: {account}"
+        return f"the worker did not start: {account}{_room(int(match[2]))}"
 
     def facts(self, record: Record) -> Mapping[str, str]:
         """See RunLauncher: folder, limits met, and what was used."""
@@ -249,6 +315,10 @@ class ProcessLauncher(RunLauncher[ProcessTemplate]):
                 raise TemplateError(message)
 
 
+def _room(number: int) -> str:
+    return "; make room, then try again" if number in {errno.ENOSPC, errno.EDQUOT} else ""
+
+
 def _check_command(command: str, cwd: Path, path: str | None) -> None:
     where = str(cwd / command) if "/" in command else command
     if shutil.which(where, path=path or os.defpath) is not None:
@@ -312,14 +382,15 @@ def _found(folder: RunFolder) -> Found | None:
 
 def _status(folder: RunFolder, there: WorkerRecord) -> WorkerStatus:
     ending = folder.ending()
-    if ending is None and not worker.alive(there.shim):
+    lives = ending is None and worker.alive(there.shim)  # looked at once: it may end at any moment
+    if ending is None and not lives:
         ending = folder.ending()  # it may have ended between the two looks
     if ending is not None:
         return _ended(ending, there)
     if there.boot_id != boot_id():
         message = "its host was restarted while it ran"
         return WorkerStatus(state=WorkerState.FAILED, reason="lost", message=message, started_at=there.started_at)
-    if worker.alive(there.shim):
+    if lives:
         state = WorkerState.RUNNING if worker.executes(there.worker) else WorkerState.STARTING
         return WorkerStatus(state=state, started_at=there.started_at)
     message = "its shim was killed, and the exit code is lost with it"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from launchers import retiring
 from launchers.factory import launcher_for
 from launchers.launcher import RunLauncher
 from launchers.life import ASKED, ENDED, Cause, adopt_under, dismantle, end
@@ -92,14 +93,22 @@ class Reconciler:
             self._workspace.backend.open()
         known = known or self.seen()
         damaged = known.damaged
-        yield from (Action("a record", "left alone", "it cannot be read", done=False, error=str(e)) for e in damaged)
+        yield from map(_unread, damaged)
         for record, step in self.due(known.records):
             yield from self._told(record, step, dry_run=dry_run)
+        yield from self._shared(known.records, dry_run=dry_run)
         self.unowned = 0
         if not damaged:  # else a worker might belong to the run whose record cannot be read
             for stray in strays(self._workspace, known.stacks, known.records, self._launcher):
                 self.unowned += 1
                 yield from self._attempted(stray.subject, "removed", stray.why, stray.remove, dry_run=dry_run)
+
+    def _shared(self, runs: list[Record], *, dry_run: bool) -> Iterator[Action]:
+        """What is due on shared objects; whose record cannot be read is told."""
+        damaged: list[DamagedFileError] = []
+        for each in retiring.due(self._workspace, runs, damaged.append):
+            yield from self._attempted(each.subject, each.step.what, each.step.why, each.perform, dry_run=dry_run)
+        yield from map(_unread, damaged)
 
     def due(self, records: list[Record]) -> list[tuple[Record, Step]]:
         """What is due on these runs; changes nothing. Runs that somebody works on are left out."""
@@ -176,6 +185,10 @@ class Reconciler:
         if key not in self._launchers:
             self._launchers[key] = launcher_for(record.run_id, workspace=self._workspace)
         return self._launchers[key]
+
+
+def _unread(error: DamagedFileError) -> Action:
+    return Action("a record", "left alone", "it cannot be read", done=False, error=str(error))
 
 
 def _mend(launcher: RunLauncher[Any], record: Record, claim: Claim, step: Step) -> None:

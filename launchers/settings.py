@@ -127,6 +127,13 @@ class ConnectionSettings(BaseModel, frozen=True):
     target: str = Field(min_length=1)
 
 
+class SharedSettings(BaseModel, frozen=True, extra="forbid"):
+    """How long a shared object that no run uses stays, and how long it is marked before it is removed."""
+
+    keep: Duration = timedelta(days=7)
+    wait: Duration = timedelta(minutes=2)
+
+
 class Config(BaseModel, frozen=True, extra="forbid"):
     """Every setting. `home` is the folder of all that is kept: state, records, logs and keys."""
 
@@ -137,6 +144,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     launch: LaunchSettings = LaunchSettings()
     records: RecordSettings = RecordSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
+    shared: SharedSettings = SharedSettings()
     routes: tuple[Route, ...] = ()
     limits: LimitSettings = LimitSettings()
     connections: dict[str, ConnectionSettings] = Field(default_factory=dict)

@@ -29,7 +29,7 @@ from stacks.engine import StackName, stack_name
 from stacks.errors import RunLauncherError
 from stacks.handle import WorkerHandle
 from stacks.leases import dead_owners
-from stacks.records import Phase, Record
+from stacks.records import Record
 from stacks.scratch import temporary_files
 
 _NOW: Final = timedelta(0)
@@ -98,7 +98,7 @@ def _workers(workspace: Workspace, launcher: RunLauncher[Any], known: dict[Stack
 
 def _owns(record: Record | None) -> bool:
     """True if this is the record of a run that may have a worker."""
-    return record is not None and record.removed is None and record.phase is not Phase.FAILED
+    return record is not None and record.is_live
 
 
 def _remove_worker(workspace: Workspace, launcher: RunLauncher[Any], found: Found, stack: StackName) -> bool:

@@ -63,6 +63,27 @@ class Ejected:
 
 
 @dataclass(frozen=True)
+class Data:
+    """How much a durable object holds."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Durable:
+    """A durable object that runs of a template share: its stack, the live runs that use it, and what it holds.
+
+    `data` is None where the target cannot tell.
+    """
+
+    name: str
+    stack: str
+    users: tuple[str, ...]
+    data: Data | None
+
+
+@dataclass(frozen=True)
 class Explanation:
     """Why a run is as it is, in the words of its target."""
 

@@ -17,6 +17,7 @@ from launchers.templates import Library
 from stacks.backend import Backend
 from stacks.processes import here, user_name
 from stacks.records import Records
+from stacks.shared_records import SharedRecords
 
 if TYPE_CHECKING:
     from stacks.engine import Engine
@@ -38,6 +39,8 @@ class Workspace:
     owner: str = ""
     records_keep: timedelta = timedelta(days=90)
     orphan_age: timedelta = timedelta(minutes=10)
+    shared_keep: timedelta = timedelta(days=7)
+    shared_wait: timedelta = timedelta(minutes=2)
     templates: Library = field(default_factory=lambda: Library(()), compare=False)
     limits: Bounds = field(default_factory=Bounds)
     connections: Connections = field(default_factory=Connections)
@@ -46,6 +49,11 @@ class Workspace:
     def records(self) -> Records:
         """The records beside the stacks."""
         return Records(self.backend.store)
+
+    @cached_property
+    def shared_records(self) -> SharedRecords:
+        """The records of what runs share."""
+        return SharedRecords(self.backend.store)
 
     @cached_property
     def engine(self) -> Engine:

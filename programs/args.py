@@ -162,15 +162,17 @@ class LauncherTemplate(BaseModel, frozen=True, extra="forbid"):
     `extends` names the template that a file is laid over; it is empty once that was done. `final` names fields that no
     child and no run may change, `overrides` what a run may change of the others, by field
     ("limits.memory", or a JSON Pointer), `use` who may choose the template; without it, everybody.
+
+    GOVERNANCE: the fields that say what may be done with the template, and nothing of a worker.
+    LATER: fields that an earlier release did not have; a template that leaves them out keeps the digest that it had.
+    SHARED_ONLY: fields that only shared objects are made of; the arguments of a run leave them out.
+    DURABLE: fields that say what a durable shared object is, which no run may ever change.
     """
 
     GOVERNANCE: ClassVar[frozenset[str]] = frozenset({"extends", "final", "overrides", "use"})
-    """The fields that say what may be done with the template, and nothing of a worker."""
+    LATER: ClassVar[frozenset[str]] = frozenset({"connection"})
+    SHARED_ONLY: ClassVar[frozenset[str]] = frozenset()
     DURABLE: ClassVar[frozenset[str]] = frozenset()
-    """The fields that say what all runs of the template share for good: no run may change them."""
-
-    added: ClassVar[frozenset[str]] = frozenset({"connection"})
-    """Fields that the first release did not have: at their default they are no part of the canonical JSON."""
 
     target: str
     description: str = ""
@@ -196,8 +198,10 @@ class LauncherTemplate(BaseModel, frozen=True, extra="forbid"):
     def canonical(self) -> str:
         """The template as JSON with sorted keys and no blanks: one spelling per meaning, in every release."""
         fields = type(self).model_fields
-        absent = {name for name in self.added if getattr(self, name) == fields[name].default}
-        worker = self.model_dump(mode="json", exclude=set(self.GOVERNANCE) | absent)
+        unset = {
+            each for each in self.LATER if getattr(self, each) == fields[each].get_default(call_default_factory=True)
+        }
+        worker = self.model_dump(mode="json", exclude=set(self.GOVERNANCE) | unset)
         rules = self.model_dump(mode="json", include=set(self.GOVERNANCE), exclude_defaults=True)
         return json.dumps(worker | rules, sort_keys=True, separators=(",", ":"))
 
@@ -277,8 +281,8 @@ class Context(BaseModel, frozen=True):
     """What a program must know beyond template and run; values only, so that the same run works from any folder.
 
     `folder` is the run's own folder on this host, for targets that keep files, and `archive` the file that its output
-    is moved to when the worker is removed; `cwd` is the caller's working folder; `shared` holds the outputs of the
-    shared stacks that the template needs.
+    is moved to when the worker is removed; `cwd` is the caller's working folder; `shared` holds the outputs of each
+    shared object that the template needs, by its name.
     """
 
     backend: str
@@ -306,7 +310,7 @@ class ProgramArgs(BaseModel, Generic[T], frozen=True):
 
     def to_config(self) -> tuple[str, dict[str, str]]:
         """The arguments without a secret value, as one JSON string, and the run's environment, for a secret map."""
-        plain = self.model_dump(mode="json", exclude={"run": {"env"}})
+        plain = self.model_dump(mode="json", exclude={"run": {"env"}, "template": set(self.template.SHARED_ONLY)})
         return json.dumps(plain, sort_keys=True), dict(self.run.env)
 
     def labels(self) -> dict[str, str]:

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from stacks.engine import PROJECT_PREFIX, StackName
+from stacks.engine import StackName
 from stacks.errors import StackLockedError, Started
 from stacks.leases import OwnerLease
 from stacks.processes import ProcessIdentity, start_in, start_of, stat_of
@@ -170,7 +170,7 @@ class Claims:
         for folder in sorted(self._folder.glob("*")):
             for name in sorted({path.name.removesuffix(_NOTE) for path in folder.iterdir()}):
                 if not _is_locked(folder / name):
-                    yield StackName(f"{PROJECT_PREFIX}{folder.name}", name)
+                    yield StackName.sorted_in(folder.name, name)
 
     def _acquire(self, stack: StackName, timeout: timedelta) -> int:
         path = self.path(stack)

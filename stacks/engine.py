@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from stacks.claims import Claim
 
 PROJECT_PREFIX: Final = "runs-"
-_STACK_LIMIT: Final = 100
+SHARED_PREFIX: Final = "shared-"
+STACK_LIMIT: Final = 100
+_SHARD: Final = re.compile(r"[0-9a-f]{2}")
 _LOOKS_LIKE_ATTEMPT: Final = re.compile(r".*\.\d+")
 
 
 @dataclass(frozen=True, order=True)
 class StackName:
-    """The name of a run stack: one project per shard of 256, one stack per attempt."""
+    """The name of a stack: of runs and of shared objects, one project each per shard of 256."""
 
     project: str
     stack: str
@@ -34,8 +36,13 @@ class StackName:
 
     @property
     def shard(self) -> str:
-        """The two hex digits that this run's files are sorted by."""
+        """What the stack's files are sorted by: a run's by two hex digits, any other's by the whole project."""
         return self.project.removeprefix(PROJECT_PREFIX)
+
+    @classmethod
+    def sorted_in(cls, shard: str, stack: str) -> StackName:
+        """The stack whose files are sorted so."""
+        return cls(f"{PROJECT_PREFIX}{shard}" if _SHARD.fullmatch(shard) else shard, stack)
 
     def urn(self, type_token: str, name: str) -> str:
         """The URN of a resource without a parent but the stack."""
@@ -56,9 +63,14 @@ def stack_name(run_id: str, attempt: int) -> StackName:
     name = check_run_id(run_id)
     if attempt or _LOOKS_LIKE_ATTEMPT.fullmatch(run_id):
         name = f"{run_id}.{attempt}"
-    if len(name) > _STACK_LIMIT:
+    if len(name) > STACK_LIMIT:
         name = f"{run_id[:70]}-{hashlib.sha256(run_id.encode()).hexdigest()[:12]}.{attempt}"
     return StackName(f"{PROJECT_PREFIX}{shard(run_id)}", name)
+
+
+def shared_stack(name: str) -> StackName:
+    """The stack of a shared object."""
+    return StackName(f"{SHARED_PREFIX}{shard(name)}", name)
 
 
 class Serving(Protocol):

@@ -29,7 +29,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from stacks.claims import Claim, Left, held_by, note_of
-from stacks.engine import PROJECT_PREFIX, StackName
+from stacks.engine import StackName
 from stacks.errors import ClaimLostError, StackLockedError, Started
 from stacks.leases import OwnerLease, lease_expired, now
 from stacks.processes import ProcessIdentity
@@ -116,7 +116,7 @@ class LeaseClaims:
     def stale(self) -> Iterator[StackName]:
         """See Claiming."""
         for shard, name in walk(self._store, "claims"):
-            stack = StackName(f"{PROJECT_PREFIX}{shard}", name)
+            stack = StackName.sorted_in(shard, name)
             living, dead = self._sort(stack)
             if dead and not living:
                 yield stack

@@ -53,6 +53,14 @@ class Attempt(BaseModel, frozen=True):
     archive: str | None = None
 
 
+class SharedUse(BaseModel, frozen=True):
+    """A shared object that a run uses: its name for the program, its stack, and once it was made ready its outputs."""
+
+    name: str
+    stack: str
+    outputs: dict[str, JsonValue] | None = None
+
+
 class Record(BaseModel, frozen=True):
     """The record of a run; of its environment it holds names and hashes, never a value. Unknown fields are ignored."""
 
@@ -79,6 +87,12 @@ class Record(BaseModel, frozen=True):
     removed: Removal | None = None
     error: str | None = None
     earlier: tuple[Attempt, ...] = ()
+    shared: tuple[SharedUse, ...] = ()
+
+    @property
+    def is_live(self) -> bool:
+        """True if something of the run may be there: it is being launched, or was and is not removed."""
+        return self.removed is None and self.phase is not Phase.FAILED
 
     @property
     def stack(self) -> StackName:

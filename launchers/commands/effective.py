@@ -92,8 +92,12 @@ def _of_template(launcher: RunLauncher[Any], origins: Origins) -> Iterator[Value
     data = launcher.template.model_dump(mode="json")
     for location in places(type(launcher.template), leaves=True):
         names = tuple(map(str, location))
-        if names[0] not in _LAYERS | launcher.template.GOVERNANCE:
-            yield Value(f"template.{dotted(location)}", _at(data, names), origins.of(*names))
+        if names[0] in _LAYERS | launcher.template.GOVERNANCE:
+            continue
+        value = _at(data, names)
+        if names[0] in launcher.template.SHARED_ONLY and isinstance(value, dict):
+            value = [*sorted(value)]  # names tell enough
+        yield Value(f"template.{dotted(location)}", value, origins.of(*names))
 
 
 def _environment(launcher: RunLauncher[Any], origins: Origins, run: Run, wanted: Wanted) -> Iterator[Value]:

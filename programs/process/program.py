@@ -11,7 +11,7 @@ import pulumi
 
 from programs.args import ProgramArgs, export_handle, read_config
 from programs.launched import read_launched
-from programs.process.environment import build_environment
+from programs.process.environment import build_environment, shared_folders
 from programs.process.template import ProcessTemplate
 from programs.provider.folder import Handover, RunFolder
 from programs.provider.place import Place
@@ -77,7 +77,7 @@ def hand_over(args: ProgramArgs[ProcessTemplate], stack: str | None = None) -> N
     folder.make()
     if folder.worker() is not None:
         return  # it was started once; nothing may be handed over to it again
-    environment = build_environment(args.template, args.run, os.environ)
+    environment = build_environment(args.template, args.run, os.environ) | shared_folders(args.context)
     folder.hand_over(
         Handover(
             command=args.run.command,

@@ -106,6 +106,44 @@ class ForeignFolderError(Exception):
     """The folder or a file in it is not ours alone: somebody else could have written what stands there."""
 
 
+_FOREIGN: Final = "{} was not written by this user"
+
+
+def check_folder(path: Path) -> None:
+    """Raise ForeignFolderError unless the folder is a real one that only this user can write to."""
+    info = path.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
+        message = f"{path} is not a folder that only this user can write to"
+        raise ForeignFolderError(message)
+
+
+def write_own(path: Path, content: bytes) -> None:
+    """Replace a file, readable by this user alone, whole or not at all."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.{id(content):x}")
+    try:
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def read_own(path: Path) -> bytes | None:
+    """A file that this user alone could read and write; None where it is not there. Raises ForeignFolderError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        info = os.fstat(file.fileno())
+        content = file.read()
+    if info.st_uid != os.geteuid() or info.st_mode & 0o077:
+        raise ForeignFolderError(_FOREIGN.format(path))
+    return content
+
+
 class RunFolder:
     """The folder of one attempt. Reading never changes anything; a file that is not there reads as None."""
 
@@ -121,35 +159,20 @@ class RunFolder:
 
     def check(self) -> None:
         """Raise ForeignFolderError unless the folder is a real one that only this user can write to."""
-        info = self.path.lstat()
-        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
-            message = f"{self.path} is not a folder that only this user can write to"
-            raise ForeignFolderError(message)
+        check_folder(self.path)
 
     def hand_over(self, handover: Handover) -> None:
         """Lay down what to start, readable by this user alone, whole or not at all."""
-        part = self.path / f"{HANDOVER}.{os.getpid()}.{id(handover):x}"
-        try:
-            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(handover.to_bytes())
-            part.replace(self.path / HANDOVER)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        write_own(self.path / HANDOVER, handover.to_bytes())
 
     def handed_over(self) -> tuple[str, ...] | None:
         """The command that was handed over and not yet started. Raises ForeignFolderError."""
-        try:
-            fd = os.open(self.path / HANDOVER, os.O_RDONLY | os.O_NOFOLLOW)
-        except FileNotFoundError:
+        content = read_own(self.path / HANDOVER)
+        if content is None:
             return None
-        with os.fdopen(fd, "rb") as file:
-            info = os.fstat(file.fileno())
-            words = file.read().split(b"\0")
-        if info.st_uid != os.geteuid() or info.st_mode & 0o077 or words[0] != MAGIC.encode():
-            message = f"{self.path / HANDOVER} was not written by this user"
-            raise ForeignFolderError(message)
+        words = content.split(b"\0")
+        if words[0] != MAGIC.encode():
+            raise ForeignFolderError(_FOREIGN.format(self.path / HANDOVER))
         count = int(words[9])
         return tuple(os.fsdecode(word) for word in words[10 : 10 + count])
 

@@ -1,7 +1,8 @@
 """The provider plugin `runworker`: makes a local process group out of a `runworker:index:Process` resource.
 
 It runs only what stands in the handover of the run's folder, a file that this user alone can write: whoever reaches
-its port, or the engine's, cannot make it run a command of their own.
+its port, or the engine's, cannot make it run a command of their own. Its other resource, a folder that runs share, is
+in folder_resource.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import grpc
 from google.protobuf import empty_pb2, json_format, struct_pb2
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 
-from programs.provider import worker
+from programs.provider import folder_resource, worker
 from programs.provider.folder import ForeignFolderError, Identity, RunFolder, WorkerRecord
 from programs.provider.place import boot_id, pid_namespace
 from stacks.errors import UsageError
@@ -59,7 +60,8 @@ _SCHEMA: Final = {
                 "bootId": _TEXT,
                 "pidNamespace": _TEXT,
             },
-        }
+        },
+        folder_resource.FOLDER: folder_resource.SCHEMA,
     },
 }
 
@@ -104,16 +106,20 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
     def Check(self, request: provider_pb2.CheckRequest, context: grpc.ServicerContext) -> object:
         """Find wrong inputs before anything is done; without old ones, the worker would be created."""
         inputs = _plain(request.news)
+        found = folder_resource.problems(inputs) if _is_folder(request.urn) else _problems(inputs)
         if inputs.get(LAUNCHED) and not request.olds.fields:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, _once(inputs))
-        failures = [
-            provider_pb2.CheckFailure(property=name, reason=reason) for name, reason in _problems(inputs).items()
-        ]
+        failures = [provider_pb2.CheckFailure(property=name, reason=reason) for name, reason in found.items()]
         return provider_pb2.CheckResponse(inputs=request.news, failures=failures)
 
     def Diff(self, request: provider_pb2.DiffRequest, context: grpc.ServicerContext) -> object:
         """See no difference, or refuse: a worker is never changed, nor replaced by another one."""
         old, new = _plain(request.old_inputs) or _plain(request.olds), _plain(request.news)
+        if _is_folder(request.urn):
+            if others := folder_resource.changed(old, new):
+                message = f"a shared folder cannot become another one ({', '.join(others)})"
+                context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
+            return provider_pb2.DiffResponse(changes=provider_pb2.DiffResponse.DIFF_NONE)
         changed = sorted(name for name in new if new[name] != old.get(name))
         if changed:
             context.abort(
@@ -130,6 +136,12 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, _once(inputs))
         if request.preview:
             return provider_pb2.CreateResponse(properties=request.properties)
+        if _is_folder(request.urn):
+            try:
+                state = folder_resource.create(inputs, request.urn)
+            except folder_resource.RefusedError as error:
+                context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+            return provider_pb2.CreateResponse(id=Path(inputs["folder"]).name, properties=_struct(state))
         folder = RunFolder(Path(inputs["folder"]))
         try:
             record = _start(folder, inputs, request.urn)
@@ -147,6 +159,10 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
     def Read(self, request: provider_pb2.ReadRequest, context: grpc.ServicerContext) -> object:
         """Tell whether the worker is there; an ended one is, until it is deleted."""
         state = _plain(request.properties)
+        if _is_folder(request.urn):
+            if not folder_resource.is_there(state):
+                return provider_pb2.ReadResponse()
+            return provider_pb2.ReadResponse(id=request.id, properties=request.properties, inputs=request.inputs)
         record = RunFolder(Path(state["folder"])).worker() if "folder" in state else None
         if record is None:
             alone = _living_here(state)
@@ -160,6 +176,12 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
     def Delete(self, request: provider_pb2.DeleteRequest, context: grpc.ServicerContext) -> empty_pb2.Empty:
         """End the worker with all that it started, keep its output in the archive, and remove its folder."""
         state = _plain(request.properties)
+        if _is_folder(request.urn):
+            try:
+                folder_resource.delete(state, request.urn)
+            except folder_resource.RefusedError as error:
+                context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+            return empty_pb2.Empty()
         grace = timedelta(seconds=state["graceSeconds"]) if "graceSeconds" in state else None
         record = RunFolder(Path(state["folder"])).worker()
         archive = state.get("archive")
@@ -173,6 +195,10 @@ class RunworkerServicer(provider_pb2_grpc.ResourceProviderServicer):
                 f"the worker of run {state.get('runId')} does not live here, or does not end; its folder is kept",
             )
         return empty_pb2.Empty()
+
+
+def _is_folder(urn: str) -> bool:
+    return f"::{folder_resource.FOLDER}::" in urn
 
 
 START_FAILED: Final = "the worker did not start:"

@@ -101,6 +101,8 @@ def test_the_origins_name_every_value_once_in_the_order_of_the_model() -> None:
         ("launch.timeout", "60s", "default"),
         ("records.keep", "7776000s", "default"),
         ("reconcile.orphan_age", "600s", "default"),
+        ("shared.keep", "604800s", "default"),
+        ("shared.wait", "120s", "default"),
         ("routes", [], "default"),
         ("limits.when_full", "refuse", "default"),
     ]

@@ -22,6 +22,7 @@ from targets import ProcessRow
 
 from launchers import Run, WorkerHandle, WorkerState
 from launchers.launcher import RunLauncher
+from launchers.retiring import dispose, launcher_of
 from stacks.engine import stack_name
 from stacks.errors import RunNotFoundError, UsageError
 from stacks.location import Location
@@ -147,6 +148,23 @@ def test_an_unchanged_live_run_stays_as_it_is(disk: Disk) -> None:
     assert WorkerHandle.model_validate_json(disk.pulumi("stack output handle --json")) == handle
     assert disk.launcher.record(handle.run_id).handle == handle
     assert (lives(handle), disk.executions()) == (True, 1)
+
+
+def test_an_ejected_run_needs_none_of_the_stacks_that_it_shares_with_others(disk: Disk) -> None:
+    disk.launcher = disk.row.launcher(grace="2s", files={"f": "x" * 300_000}, shared_folder=True)
+    handle = disk.ejected()
+    workspace = disk.launcher.workspace
+    for record in list(workspace.shared_records.all(lambda _: None)):
+        with workspace.backend.claims.hold(record.stack, "a test", LIMIT) as claim:
+            dispose(launcher_of(workspace, record), record, claim, data=True)
+    said = [disk.pulumi(words) for words in ("preview", "up --yes")]
+    ended = disk.pulumi("destroy --yes --skip-preview")
+
+    assert ["2 unchanged" in text for text in said] == [True] * 2
+    assert list(disk.row.home.glob("shared/*/")) == []
+    assert "worker deleted" in ended
+    assert (lives(handle), disk.executions()) == (False, 1)
+    (disk.row.home / "shared" / "place").unlink()
 
 
 def test_an_unchanged_ended_run_stays_as_it_is(disk: Disk) -> None:

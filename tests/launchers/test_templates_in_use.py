@@ -21,8 +21,8 @@ from programs.process.template import (
     KeepOverrides,
     LimitsOverrides,
     ProcessOverrides,
-    ResourcesOverrides,
     ProcessTemplate,
+    ResourcesOverrides,
 )
 from stacks.errors import PolicyError, TemplateError
 from stacks.records import Phase
@@ -193,15 +193,7 @@ def launcher(site: Site, empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
 
 def test_the_type_of_a_targets_overrides_has_its_fields() -> None:
-    fixed = {
-        "target",
-        "owner",
-        "description",
-        "secrets",
-        "connection",
-        "resources",
-        "files",
-    } | LauncherTemplate.GOVERNANCE
+    fixed = {"target", "owner", "description", "secrets", "connection"} | LauncherTemplate.GOVERNANCE
     fixed |= ProcessTemplate.DURABLE
 
     assert set(ProcessOverrides.__annotations__) == set(ProcessTemplate.model_fields) - fixed
