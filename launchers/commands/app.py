@@ -28,7 +28,7 @@ dagster_app: Final = typer.Typer(
 app.add_typer(dagster_app, name="dagster")
 
 template_app: Final = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Launcher templates: list, show, lint."
+    no_args_is_help=True, rich_markup_mode=None, help="Launcher templates: list, show, lint, retire."
 )
 app.add_typer(template_app, name="template")
 
@@ -420,3 +420,19 @@ def template_lint(
     from launchers.commands import templates
 
     return templates.lint(session, names or [], output)
+
+
+@command(template_app, name="retire")
+def template_retire(
+    session: Session,
+    template: Annotated[str, typer.Argument(metavar="NAME", help="The name of a template, there or gone.")],
+    delete_shared: Annotated[bool, typer.Option("--delete-shared", help="Remove them, with all they hold.")] = False,
+    output: Output = Shape.TABLE,
+) -> None:
+    """Show what all runs of a template share for good, who uses it and how much it holds; or remove it.
+
+    What runs use is never removed: terminate them first. The template's file is not touched.
+    """
+    from launchers.commands import templates
+
+    templates.retire(session, template, output, delete=delete_shared)

@@ -162,6 +162,20 @@ class TemplateInfo(Told, frozen=True):
     values: tuple[SettingInfo, ...]
 
 
+class SharedInfo(Told, frozen=True):
+    """template retire: an object that all runs of a template share, who uses it, and how much it holds.
+
+    `removed` is False where it was only looked at; files and bytes are null where the target cannot tell.
+    """
+
+    stack: str
+    name: str
+    users: tuple[str, ...]
+    files: int | None
+    bytes: int | None
+    removed: bool
+
+
 class FlawInfo(Told, frozen=True):
     """template lint; `line` is 0 for a file as a whole, `error` False for a note."""
 

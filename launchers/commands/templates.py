@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from launchers.commands.output import Shape, table, write
-from launchers.commands.shapes import FlawInfo, SettingInfo, TemplateInfo, TemplateLine
+from launchers.commands.shapes import FlawInfo, SettingInfo, SharedInfo, TemplateInfo, TemplateLine
 from launchers.factory import load_launcher
+from launchers.retiring import durable_of
+from launchers.retiring import retire as remove_durable
 from launchers.templates.linting import lint as flaws_of
 from launchers.validation import places
 from launchers.yaml_nodes import dotted
@@ -141,3 +143,34 @@ def lint(session: Session, names: list[str], output: Shape) -> int:
     wrong = sum(each.is_error for each in found)
     write(output, infos, lambda: [*map(str, found), f"{wrong} wrong"] if found else ["nothing is wrong"])
     return _WRONG if wrong else 0
+
+
+def retire(session: Session, template: str, output: Shape, *, delete: bool) -> None:
+    """See the command."""
+    workspace = session.workspace()
+    found = remove_durable(workspace, template) if delete else durable_of(workspace, template)
+    infos = [
+        SharedInfo(
+            stack=each.stack,
+            name=each.name,
+            users=tuple(each.users),
+            files=None if each.data is None else each.data.files,
+            bytes=None if each.data is None else each.data.bytes,
+            removed=delete,
+        )
+        for each in found
+    ]
+
+    def text() -> Iterator[str]:
+        if not infos:
+            yield f"runs of template {template} share nothing for good here"
+            return
+        rows = [(each.name, _amount(each), ", ".join(each.users) or "-", each.stack) for each in infos]
+        yield from table(("SHARED", "HOLDS", "USED BY", "STACK"), rows)
+        yield "removed" if delete else f"to remove it: run-launcher template retire {template} --delete-shared"
+
+    write(output, infos, text, (each.stack for each in infos))
+
+
+def _amount(info: SharedInfo) -> str:
+    return "-" if info.files is None else f"{info.files} files, {info.bytes} bytes"

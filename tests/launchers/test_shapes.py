@@ -35,6 +35,7 @@ MODELS: Final[dict[str, type[BaseModel]]] = {
     "template list": shapes.TemplateLine,
     "template show": shapes.TemplateInfo,
     "template lint": shapes.FlawInfo,
+    "template retire": shapes.SharedInfo,
     "error": shapes.Problem,
 }
 

@@ -56,8 +56,8 @@ def test_the_commented_lines_of_the_built_in_template_are_valid_too() -> None:
     lines = text.splitlines()
     commented = [line[2:] for line in lines if line.startswith(tuple(f"# {key}" for key in keys))]
     nested = [line[2:] for line in lines if line.startswith("#   ")]
-    assert len(commented) == 9
-    assert len(nested) == 10
+    assert len(commented) == 11
+    assert len(nested) == 12
 
     whole = "\n".join(
         line[2:] if line[2:] in commented or line[2:] in nested else line
