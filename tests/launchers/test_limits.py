@@ -248,6 +248,8 @@ def test_the_worker_of_a_launch_that_died_counts(row: ProcessRow) -> None:
         assert launch.wait(60) == -signal.SIGKILL
 
     assert f"run {run.id} (" in refusal(launcher, row.run("true"))
+    assert launcher.launch(run).state is WorkerState.RUNNING  # it is full of this very run
+    assert row.executions(run.id) == 1
 
 
 def test_a_launch_that_ends_while_it_is_counted_is_looked_at_again(
