@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from launchers.templates.bounding import loose_dots
 from launchers.templates.fields import parse_path, value_at
-from launchers.templates.library import Library
+from launchers.templates.library import BUILT_IN, Library
 from launchers.templates.resolving import Loaded
 from stacks.errors import ConfigurationError, TemplateError
 
@@ -70,7 +70,7 @@ def _odd(loaded: Loaded) -> Iterator[Flaw]:
         if bound.max is not None and value_at(data, path) is None:
             why = f"overrides: {text} has a max, but no value: a run that does not set it is above that bound"
             yield _at(place, why, is_error=False)
-    if not loaded.template.owner:
+    if not loaded.template.owner and loaded.origin != BUILT_IN:
         yield _at(loaded.origin, "names no owner, who would be named in refusals", is_error=False)
 
 
