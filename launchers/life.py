@@ -92,7 +92,10 @@ class Launch:
         known = self._known(seen)
         if known is not None:
             return known
-        self._launcher.admit(self._run)
+        if seen is not None and seen.fingerprints.get("all") == self._prints["all"]:
+            self._launcher.check(self._run)  # what is gone on with, or attempted again, was admitted as it is
+        else:
+            self._launcher.admit(self._run)
         self._room.check()
         self._workspace.engine.prepare()
         backend_id = self._workspace.backend.open()

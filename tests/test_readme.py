@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 import launchers
+from launchers.testing.contract import eventually
 from stacks.setup import tools_folder
 
 ROOT: Final = Path(__file__).parents[1]
@@ -135,6 +136,7 @@ def newcomer() -> Iterator[Newcomer]:
             runs = user.call("run-launcher", "ps", "-o", "name").split()
             if runs:
                 user.call("run-launcher", "terminate", *runs)
+            eventually(lambda: user.processes() == [])  # a `pulumi` leaves its language host to end by itself
             left = [process.cmdline() for process in user.processes()]
         finally:
             for process in user.processes():

@@ -34,8 +34,10 @@ from arranged import (
 from other_user import CANNOT
 from shell import FOREVER, Shell
 
-RECORD: Final = ("kept/state/records/", "kept/state/templates/", "kept/state/names/", "kept/state/backend.json", "kept/state/salt.json",
-                 "kept/state/.pulumi/meta.yaml", "kept/keys/")  # fmt: skip
+RECORD: Final = (
+    "kept/state/records/", "kept/state/templates/", "kept/state/names/", "kept/state/backend.json",
+    "kept/state/salt.json", "kept/state/.pulumi/meta.yaml", "kept/keys/",
+)  # fmt: skip
 """What a launch that failed may leave: its record, and what belongs to the backend."""
 STAYS: Final = ("kept/state/wishes", "kept/state/.pulumi/history", "kept/logs")
 """What a termination may leave that could not be carried out: the run itself, and the wish."""
