@@ -11,6 +11,7 @@ from rich_target import TARGET
 
 from launchers import registry
 from launchers.templates import Library
+from launchers.templates.images import Image
 from launchers.templates.overriding import changed, read_mapping, read_words
 from launchers.templates.rules import Rules
 from stacks.errors import PolicyError, UsageError
@@ -202,3 +203,25 @@ def test_variables_of_a_run_are_held_to_the_same_bounds_and_their_values_are_not
 
         assert f"env.{name}" in str(caught.value)
         assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("image", "registry", "inside"),
+    [
+        ("registry.example/etl:1", "registry.example", True),
+        ("registry.example:5000/etl:1", "registry.example", False),
+        ("registry.example.evil.io/etl:1", "registry.example", False),
+        ("evil.io/registry.example/etl:1", "registry.example", False),
+        ("registry.example/team/etl", "registry.example/team", True),
+        ("registry.example/teams/etl", "registry.example/team", False),
+        ("REGISTRY.example/etl", "registry.example", True),
+        ("etl", "docker.io", True),
+        ("etl", "registry.example", False),
+    ],
+)
+def test_an_image_is_from_a_registry_by_its_whole_host_and_whole_parts_of_its_path(
+    image: str,
+    registry: str,
+    inside: bool,  # noqa: FBT001
+) -> None:
+    assert Image.parse(image).is_from([registry]) is inside
