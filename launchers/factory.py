@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from launchers.bounds import read_bounds
+from launchers.caps import read_caps
 from launchers.config import load_config
 from launchers.connections import read_connections
 from launchers.disconnected import DisconnectedLauncher
@@ -50,7 +50,7 @@ def make_workspace(
         shared_keep=config.shared.keep,
         shared_wait=config.shared.wait,
         progress=progress or _silent,
-        limits=read_bounds(config.limits, config.origin_of),
+        limits=read_caps(config.limits, config.origin_of),
         connections=read_connections(config.connections, config.origin_of),
     )
 

@@ -36,7 +36,7 @@ from stacks.handle import WorkerState, WorkerStatus
 from stacks.records import Phase, Record
 
 if TYPE_CHECKING:
-    from launchers.bounds import Bound
+    from launchers.caps import Cap
     from launchers.launcher import RunLauncher
 
 T = TypeVar("T")
@@ -56,10 +56,10 @@ class Counted:
     status: WorkerStatus
     takes: Resources
 
-    def told(self, bound: Bound) -> str:
+    def told(self, cap: Cap) -> str:
         """The run in words: id, share and age, and what makes its share uncertain."""
-        share = bound.share(self.takes)
-        words = [] if share == 1 and bound.unit == "runs" else ["unknown" if share is None else bound.amount(share)]
+        share = cap.share(self.takes)
+        words = [] if share == 1 and cap.unit == "runs" else ["unknown" if share is None else cap.amount(share)]
         words.append(_age(datetime.now(UTC) - (self.record.launched_at or self.record.wanted_at)))
         if self.status.state is WorkerState.UNKNOWN:
             words.append(f"cannot be asked: {self.status.message}" if self.status.message else "cannot be asked")
@@ -74,38 +74,38 @@ class Room:
         self._workspace = launcher.workspace
         self._run_id = run_id
         self._takes = launcher.template.counts()
-        self._bounds = launcher.workspace.limits.of(launcher.name, launcher.template.owner)
+        self._caps = launcher.workspace.limits.of(launcher.name, launcher.template.owner)
         self._owners: dict[str, str | None] = {}
 
     def check(self) -> None:
         """Refuse what no waiting helps: ConfigurationError for a share that nobody knows, PolicyError for one above."""
-        for bound in self._bounds:
-            share = bound.share(self._takes)
+        for cap in self._caps:
+            share = cap.share(self._takes)
             if share is None:
                 message = (
-                    f"{bound.whose} is limited in {bound.unit} ({bound.where}), and the template "
+                    f"{cap.whose} is limited in {cap.unit} ({cap.where}), and the template "
                     f"{self._launcher.name} does not say how much of it a worker takes: add it to the template, like "
-                    f"`resources: {{{bound.unit}: {_SAMPLES[bound.unit]}}}`, or take the limit out"
+                    f"`resources: {{{cap.unit}: {_SAMPLES[cap.unit]}}}`, or take the limit out"
                 )
                 raise ConfigurationError(message)
-            if share > bound.most:
+            if share > cap.most:
                 message = (
-                    f"this run takes {bound.amount(share)} {bound.unit}, and {bound.whose} may never have more than "
-                    f"{bound.amount(bound.most)} ({bound.where})"
+                    f"this run takes {cap.amount(share)} {cap.unit}, and {cap.whose} may never have more than "
+                    f"{cap.amount(cap.most)} ({cap.where})"
                 )
                 raise PolicyError(message)
 
     def look(self) -> None:
         """Raise LimitReachedError where there is no room now; changes nothing."""
-        if not self._bounds:
+        if not self._caps:
             return
         counted = list(self._counted())
-        for bound in self._bounds:
-            share = bound.share(self._takes) or Decimal(0)
-            mine = [each for each in counted if self._holds(bound, each.record)]
-            used = sum((bound.share(each.takes) or Decimal(0) for each in mine), Decimal(0))
-            if used + share > bound.most:
-                raise LimitReachedError(_full(bound, used, share, mine))
+        for cap in self._caps:
+            share = cap.share(self._takes) or Decimal(0)
+            mine = [each for each in counted if self._holds(cap, each.record)]
+            used = sum((cap.share(each.takes) or Decimal(0) for each in mine), Decimal(0))
+            if used + share > cap.most:
+                raise LimitReachedError(_full(cap, used, share, mine))
 
     @contextmanager
     def taken(self, left: Callable[[], timedelta]) -> Iterator[None]:
@@ -114,7 +114,7 @@ class Room:
         Nobody else counts meanwhile. Claims are taken in one order, so that two launches never wait for each other.
         """
         with ExitStack() as held:
-            claims = [held.enter_context(self._hold(stack, left())) for stack in sorted({*map(_claim, self._bounds)})]
+            claims = [held.enter_context(self._hold(stack, left())) for stack in sorted({*map(_claim, self._caps)})]
             self.look()
             for claim in claims:
                 claim.assure()
@@ -155,7 +155,7 @@ class Room:
         groups: dict[tuple[str, str], list[Record]] = {}
         for record in self._workspace.records.all(lambda _: None):
             over = record.removed is not None or record.phase is Phase.FAILED
-            if not over and record.run_id != self._run_id and any(self._holds(each, record) for each in self._bounds):
+            if not over and record.run_id != self._run_id and any(self._holds(each, record) for each in self._caps):
                 groups.setdefault((record.target, record.digest), []).append(record)
         for group in groups.values():
             for each in self._asked(group):
@@ -184,11 +184,11 @@ class Room:
             return self._launcher
         return launcher_for(record, workspace=self._workspace)
 
-    def _holds(self, bound: Bound, record: Record) -> bool:
+    def _holds(self, cap: Cap, record: Record) -> bool:
         """True if a run is one of those that a limit is of; its owner is that of the template it was launched with."""
-        if bound.kind == "template":
-            return record.template == bound.name
-        return self._owner(record.digest) == bound.name
+        if cap.kind == "template":
+            return record.template == cap.name
+        return self._owner(record.digest) == cap.name
 
     def _owner(self, digest: str) -> str | None:
         if digest not in self._owners:
@@ -205,18 +205,18 @@ def _seen_again(launcher: RunLauncher[Any], record: Record, status: WorkerStatus
     return status if again is None or again.stack != record.stack else launcher.status_of(again)
 
 
-def _claim(bound: Bound) -> StackName:
+def _claim(cap: Cap) -> StackName:
     """The claim of a limit's runs; their name may be any text."""
-    return StackName(PROJECT, f"{bound.kind}-{hashlib.sha256(bound.name.encode()).hexdigest()[:16]}")
+    return StackName(PROJECT, f"{cap.kind}-{hashlib.sha256(cap.name.encode()).hexdigest()[:16]}")
 
 
-def _full(bound: Bound, used: Decimal, share: Decimal, counted: list[Counted]) -> str:
+def _full(cap: Cap, used: Decimal, share: Decimal, counted: list[Counted]) -> str:
     ordered = sorted(counted, key=lambda each: (each.record.wanted_at, each.record.run_id))
-    runs = [each.told(bound) for each in ordered[:_NAMED]]
+    runs = [each.told(cap) for each in ordered[:_NAMED]]
     runs += [f"and {len(ordered) - _NAMED} more"] if len(ordered) > _NAMED else []
-    takes = f"; this run takes {bound.amount(share)}" if bound.unit != "runs" else ""
-    in_use = f"{bound.whose} has {bound.amount(used)} of {bound.amount(bound.most)} {bound.unit} in use"
-    return f"{in_use} ({bound.where}): {', '.join(runs)}{takes}"
+    takes = f"; this run takes {cap.amount(share)}" if cap.unit != "runs" else ""
+    in_use = f"{cap.whose} has {cap.amount(used)} of {cap.amount(cap.most)} {cap.unit} in use"
+    return f"{in_use} ({cap.where}): {', '.join(runs)}{takes}"
 
 
 def _age(age: timedelta) -> str:

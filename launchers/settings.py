@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, field_validator
 
 from launchers.backend_url import check_url
-from launchers.bounds import LimitSettings
+from launchers.caps import LimitSettings
 from launchers.templates.globs import any_matches, matches
 from programs.args import Duration
 from programs.bounds import Words

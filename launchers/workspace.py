@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from launchers.bounds import Bounds
+from launchers.caps import Caps
 from launchers.connections import Connections
 from launchers.templates import Library
 from stacks.backend import Backend
@@ -42,7 +42,7 @@ class Workspace:
     shared_keep: timedelta = timedelta(days=7)
     shared_wait: timedelta = timedelta(minutes=2)
     templates: Library = field(default_factory=lambda: Library(()), compare=False)
-    limits: Bounds = field(default_factory=Bounds)
+    limits: Caps = field(default_factory=Caps)
     connections: Connections = field(default_factory=Connections)
 
     @cached_property

@@ -20,7 +20,7 @@ from command_line import FOREVER, CommandLine, until
 from targets import ProcessRow
 
 from launchers import Run, load_launcher
-from launchers.bounds import LimitSettings
+from launchers.caps import LimitSettings
 from launchers.factory import make_workspace
 from launchers.launcher import RunLauncher
 from launchers.reconcile import Reconciler
@@ -57,7 +57,7 @@ from launchers.config import load_config
 from launchers.factory import make_workspace
 from launchers.limits import Room
 from launchers import ProcessTemplate, load_launcher
-from launchers.bounds import LimitSettings
+from launchers.caps import LimitSettings
 config = load_config().model_copy(update={"limits": LimitSettings.model_validate_json(sys.argv[1])})
 launcher = load_launcher(ProcessTemplate(), config=config)
 with Room(launcher, "r").taken(lambda: datetime.timedelta(seconds=5)):

@@ -41,7 +41,7 @@ class LimitSettings(BaseModel, frozen=True, extra="forbid"):
 
 
 @dataclass(frozen=True)
-class Bound:
+class Cap:
     """One limit of one thing; `origin` is where it was set."""
 
     kind: Literal["template", "owner"]
@@ -78,24 +78,24 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Bounds:
+class Caps:
     """All limits of a configuration."""
 
-    each: tuple[Bound, ...] = ()
+    each: tuple[Cap, ...] = ()
     waits: bool = False
     """True if a launch above a limit waits where it does not say otherwise."""
 
-    def of(self, template: str, owner: str) -> tuple[Bound, ...]:
+    def of(self, template: str, owner: str) -> tuple[Cap, ...]:
         """Those that hold for the runs of a template and its owner."""
         return tuple(each for each in self.each if each.name == (template if each.kind == "template" else owner))
 
 
-def read_bounds(settings: LimitSettings, origin_of: Callable[..., str]) -> Bounds:
+def read_caps(settings: LimitSettings, origin_of: Callable[..., str]) -> Caps:
     """The limits of a configuration; `origin_of` tells where the value at a place comes from."""
-    return Bounds(tuple(_bounds(settings, origin_of)), waits=settings.when_full == "wait")
+    return Caps(tuple(_caps(settings, origin_of)), waits=settings.when_full == "wait")
 
 
-def _bounds(settings: LimitSettings, origin_of: Callable[..., str]) -> Iterator[Bound]:
+def _caps(settings: LimitSettings, origin_of: Callable[..., str]) -> Iterator[Cap]:
     kinds: tuple[tuple[Literal["template", "owner"], dict[str, Limit]], ...]
     kinds = (("template", settings.templates), ("owner", settings.owners))
     for kind, named in kinds:
@@ -103,7 +103,7 @@ def _bounds(settings: LimitSettings, origin_of: Callable[..., str]) -> Iterator[
             for what in type(limit).model_fields:
                 most: Decimal | int | None = getattr(limit, what)
                 if most is not None:
-                    yield Bound(kind, name, what, Decimal(most), origin_of("limits", f"{kind}s", name, what))
+                    yield Cap(kind, name, what, Decimal(most), origin_of("limits", f"{kind}s", name, what))
 
 
 def _memory(value: int) -> str:
