@@ -13,11 +13,12 @@ import pytest
 from dagster import DagsterRun
 from dagster._core.errors import DagsterLaunchFailedError, DagsterUserCodeUnreachableError
 from dagster._core.launcher import LaunchRunContext
-from dagster_site import Desk, Site
+from dagster_site import LOCATION, Desk, Site
 from servers import serving
 
 from launchers.dagster.binding import DIGEST_TAG, TEMPLATE_TAG
 from launchers.dagster.code_host import is_here
+from launchers.templates import StaleTemplateWarning
 from stacks.engine import stack_name
 from stacks.errors import RunNotFoundError
 
@@ -70,6 +71,54 @@ def test_a_template_that_was_changed_is_read_anew(make_site: Callable[..., Site]
             desk.ends(run_id, as_="SUCCESS")
 
         assert desk.run(first).tags[DIGEST_TAG] != desk.run(second).tags[DIGEST_TAG]
+
+
+@pytest.mark.parametrize(("tags", "chosen"), [({}, "large"), ({TEMPLATE_TAG: "small"}, "small")])
+def test_a_route_chooses_where_the_run_does_not(
+    make_site: Callable[..., Site], tags: dict[str, str], chosen: str
+) -> None:
+    site = make_site({"template": "process"})
+    site.template("large", use={"code_locations": LOCATION})
+    site.write("run-launcher.yaml", {
+        "home": str(site.home), "engine": {"kind": site.engine},
+        "routes": [
+            {"tags": {"dagster/job": "other"}, "template": "nowhere"},
+            {"tags": {"dagster/job": "good_*"}, "code_locations": LOCATION, "template": "large"},
+        ],
+    })  # fmt: skip
+    with site.desk() as desk:
+        run_id = desk.launch("good_in_process", tags)
+        desk.ends(run_id, as_="SUCCESS")
+
+        assert desk.run(run_id).tags[DIGEST_TAG].startswith(f"{chosen}@")
+
+
+def test_a_template_of_another_code_location_is_refused_by_tag_by_digest_and_by_route(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site()
+    with site.desk() as desk:
+        first = desk.launch("good_in_process", {TEMPLATE_TAG: "small"})
+        desk.ends(first, as_="SUCCESS")
+        site.template("small", owner="ml", use={"code_locations": "ml-*"})
+        for name in ("small", desk.run(first).tags[DIGEST_TAG]):
+            run = desk.create("good_in_process", {TEMPLATE_TAG: name})
+            with pytest.raises(DagsterLaunchFailedError, match=r"template small is not for .* code location 'code'"):
+                desk.launcher.launch_run(LaunchRunContext(run, None))
+
+            assert site.workers(run.run_id) == []
+
+
+def test_a_template_that_is_broken_by_now_is_used_as_it_was_and_the_run_is_told(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    with site.desk() as desk:
+        desk.ends(desk.launch("good_in_process", {TEMPLATE_TAG: "small"}), as_="SUCCESS")
+        (site.folder / "templates" / "small.yaml").write_text("target: [", encoding="utf-8")
+        with pytest.warns(StaleTemplateWarning):
+            run_id = desk.launch("good_in_process", {TEMPLATE_TAG: "small"})
+        desk.ends(run_id, as_="SUCCESS")
+
+        assert "template small is broken, so its last good version is used" in desk.told(run_id)
 
 
 @pytest.mark.parametrize(
