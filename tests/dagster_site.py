@@ -105,8 +105,6 @@ class Site:
         self.write("run-launcher.yaml", {"home": str(self.home), "engine": {"kind": self.engine}})
         self.write("workspace.yaml", {"load_from": [{"grpc_server": self.server}]})
         self.configure()
-        with self.instance():  # makes its databases: two processes that do that at once spoil them for good
-            pass
 
     def configure(self, launcher: Mapping[str, Any] | None = None, **more: Any) -> None:  # noqa: ANN401 - YAML
         """Write dagster.yaml, with our launcher or another."""
@@ -177,6 +175,8 @@ class Site:
     @contextmanager
     def process(self, name: str, *command: str) -> Iterator[subprocess.Popen[bytes]]:
         """A process of the site, by the name of a script beside this Python; ended at the end."""
+        with self.instance():  # makes its databases: two processes that do that at once spoil them for good
+            pass
         script = str(Path(sys.executable).parent / command[0])
         with _started([script, *command[1:]], self.environment, self.folder / f"{name}.log", self.folder) as process:
             yield process
