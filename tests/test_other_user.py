@@ -112,7 +112,7 @@ def attacked() -> Iterator[Attacked]:
         (shell.user / "token").chmod(0o600)
         shell.environment["TOKEN_OF_MINE"] = SECRETS[1]
         secrets = f"secrets: {{A: {{env: TOKEN_OF_MINE}}, B: {{file: {shell.user}/token}}}}"
-        shell.write("t.yaml", f"target: process\ngrace: 1s\n{secrets}\n")
+        shell.write("t.yaml", f"target: process\ngrace: 1s\n{secrets}\noverrides: {{env: {{keys: C}}}}\n")
         attacked = Attacked(shell, theirs)
         yield attacked
         shell.put_right()
