@@ -252,7 +252,7 @@ class Site:
         """What should not be there once every run is over and reconciled; `led`: whoever leads may go on to lead."""
         assert self.home is not None
         kinds = ("state/.pulumi/stacks", "state/.pulumi/locks", "state/wishes", "state/claims", "state/leases", "runs")
-        walked = (each for kind in kinds for each in os.walk(self.home / kind))  # whatever goes meanwhile is passed over
+        walked = (each for kind in kinds for each in os.walk(self.home / kind))  # passes over what goes meanwhile
         files = [Path(folder, name) for folder, _, names in walked for name in names]
         if led:
             files = [path for path in files if path.parent.name not in {"leases", "reconcile"}]
