@@ -40,7 +40,7 @@ LOCATION: Final = "code"
 MARK: Final = "SITE_MARK"
 TOOLS: Final = tools_folder()
 ENDS: Final = {"SUCCESS", "FAILURE", "CANCELED"}
-_PATIENCE: Final = 90
+_PATIENCE: Final = timedelta(minutes=3)  # with a run: two launches and two workers, beside five other tests
 _PORTS: Final = 5  # that are tried for a server that cannot choose one itself
 _LAUNCH: Final = """
 mutation Launch($params: ExecutionParams!) {
@@ -318,16 +318,16 @@ class Desk:
 
     def ends(self, run_id: str, as_: str) -> None:
         """Wait for the run's end, which is to be this one."""
-        assert eventually(lambda: self.status(run_id) in ENDS), self.told(run_id)
+        assert eventually(lambda: self.status(run_id) in ENDS, _PATIENCE), self.told(run_id)
         assert self.status(run_id) == as_, self.told(run_id)
 
     def becomes(self, run_id: str, status: str) -> None:
         """Wait until a run has a status."""
-        assert eventually(lambda: self.status(run_id) == status), self.told(run_id)
+        assert eventually(lambda: self.status(run_id) == status, _PATIENCE), self.told(run_id)
 
     def holds(self, run_id: str, times: int = 1) -> None:
         """Wait until the op of a run executes."""
-        assert eventually(lambda: len(self.site.done(run_id)) == times), self.told(run_id)
+        assert eventually(lambda: len(self.site.done(run_id)) == times, _PATIENCE), self.told(run_id)
 
     def told(self, run_id: str) -> str:
         """All that Dagster tells of a run."""
