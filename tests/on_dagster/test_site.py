@@ -219,6 +219,7 @@ def test_thirty_runs_go_through_the_queue(make_site: Callable[..., Site], thread
             assert site.left() == []
 
 
+@pytest.mark.timeout(900)  # fifteen runs are launched and removed, beside other tests
 def test_runs_in_flight_survive_a_switch_of_the_launcher_there_and_back(make_site: Callable[..., Site]) -> None:
     default = {"module": "dagster", "class": "DefaultRunLauncher"}
     site = make_site({**QUICK, "previous": default}, run_monitoring=MONITORED, run_queue=QUEUE)
