@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -162,6 +162,16 @@ def leaves(model: type[BaseModel], data: Mapping[str, Any], around: Path = ()) -
             yield from leaves(model, value, path)
         else:
             yield path, value
+
+
+def nearest(path: Path, among: Collection[Path]) -> Path | None:
+    """The one of some fields that this one is, or that lies nearest around it."""
+    return next((path[:end] for end in range(len(path), 0, -1) if path[:end] in among), None)
+
+
+def meeting(path: Path, among: Iterable[Path]) -> Path | None:
+    """One of some fields that this one is, lies in, or holds."""
+    return next((each for each in among if each[: len(path)] == path or path[: len(each)] == each), None)
 
 
 def value_at(data: object, path: Path) -> Any:  # noqa: ANN401 - whatever is there

@@ -74,7 +74,7 @@ def changed(rules: Rules, changes: Iterable[Change]) -> LauncherTemplate:
     before = template.model_dump(mode="json")
     after = before
     for change in changes:
-        rules.open(change.path)
+        rules.open(change.path)  # before the value is read: of a locked field it does not matter what it is
         value = _typed(rules, change)
         rules.refuse(change.path, value, change.shown)
         plain = None if value is None else rules.kind_of(change.path).dump(value)

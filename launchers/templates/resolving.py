@@ -22,7 +22,9 @@ from launchers.templates.fields import (
     UnknownFieldError,
     field_at,
     leaves,
+    meeting,
     merged,
+    nearest,
     parse_path,
     path_text,
     value_at,
@@ -197,7 +199,7 @@ class _Own:
     def contradictions(self, state: _State) -> Iterator[Problem]:
         """Bounds on fields that are final, here or in a base."""
         for path in state.bounds:
-            final = next((each for each in state.final if path[: len(each)] == each), None)
+            final = nearest(path, state.final)
             said_here = ("overrides", path_text(path)) in self.places()
             if final is not None and said_here:
                 line = self._layer.line("overrides", self._written(path))
@@ -210,7 +212,7 @@ class _Own:
         said = _said(self._layer)
         for path, value in leaves(self._model, said):
             line = self._layer.line(*path)
-            final = next((each for each in state.final if path[: len(each)] == each or each[: len(path)] == path), None)
+            final = meeting(path, state.final)
             if final is not None and self._differs(path, value, state):
                 place = state.place("final")
                 yield Problem(line, f"{path_text(path)} is final in {place}{state.owner}: take this line out")
@@ -224,7 +226,7 @@ class _Own:
         return there is None or kind.read(value) != kind.read(there)
 
     def _beyond(self, path: Path, value: object, state: _State, line: int) -> Iterator[Problem]:
-        rule = _governing(state.bounds, path)
+        rule = nearest(path, state.bounds)
         if rule is None:
             return
         kind, bound = field_at(self._model, path), state.bounds[rule]
@@ -234,7 +236,7 @@ class _Own:
             yield Problem(line, f"{path_text(path)}{shown} {told} ({state.bound_place(rule)}): a child only narrows")
 
     def _widening(self, path: Path, bound: Bound, state: _State) -> Iterator[Problem]:
-        rule = _governing(state.bounds, path)
+        rule = nearest(path, state.bounds)
         if rule is None:
             return
         kind, base = field_at(self._model, path), state.bounds[rule]
@@ -275,10 +277,6 @@ def _problems(layer: Layer, model: type[LauncherTemplate], *, whole: bool) -> li
     if layer.data.get(EXTENDS, "") is None:
         found.append(Problem(layer.line(EXTENDS), "extends has no value: name a template, or leave the key out"))
     return found if whole else [each for each in found if not each.text.endswith(" is missing")]
-
-
-def _governing(bounds: Mapping[Path, Bound], path: Path) -> Path | None:
-    return next((path[:end] for end in range(len(path), 0, -1) if path[:end] in bounds), None)
 
 
 def _odd_key(bound: Bound, name: str) -> str | None:

@@ -11,7 +11,17 @@ from typing import Final
 
 from launchers.near_miss import near_miss
 from launchers.templates.bounding import DENIED, broken_by, in_words, is_key
-from launchers.templates.fields import FieldType, Path, UnknownFieldError, field_at, parse_path, path_text, value_at
+from launchers.templates.fields import (
+    FieldType,
+    Path,
+    UnknownFieldError,
+    field_at,
+    meeting,
+    nearest,
+    parse_path,
+    path_text,
+    value_at,
+)
 from launchers.templates.globs import any_matches, matches
 from programs.args import LauncherTemplate
 from programs.bounds import Bound, Use
@@ -22,14 +32,6 @@ NEVER: Final = frozenset(
 )
 """Fields that say what a template is: no bound opens them."""
 ENV: Final = "env"
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One entry of `overrides`."""
-
-    path: Path
-    bound: Bound
 
 
 @dataclass(frozen=True)
@@ -54,23 +56,14 @@ class Rules:
     """The files of the templates that it extends."""
 
     @cached_property
-    def bounds(self) -> dict[Path, Rule]:
+    def bounds(self) -> dict[Path, Bound]:
         """The bounds by the field that they are on."""
-        rules = ((parse_path(text), bound) for text, bound in self.template.overrides.items())
-        return {path: Rule(path, bound) for path, bound in rules}
+        return {parse_path(text): bound for text, bound in self.template.overrides.items()}
 
     @cached_property
     def final(self) -> frozenset[Path]:
         """The fields that nothing may change."""
         return frozenset(map(parse_path, self.template.final))
-
-    def governing(self, path: Path) -> Rule | None:
-        """The bound on a field: its own, else the one on the nearest mapping around it; None where it is locked."""
-        return next((self.bounds[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self.bounds), None)
-
-    def final_over(self, path: Path) -> Path | None:
-        """The final field that is this one, lies around it, or in it."""
-        return next((each for each in self.final if each[: len(path)] == path or path[: len(each)] == each), None)
 
     # ---- refusing ----
 
@@ -79,17 +72,13 @@ class Rules:
 
         Raises UsageError for a field that there is not. `shown` is the value as whoever gave it wrote it.
         """
-        kind = self.kind_of(path)
-        told = f"{path_text(path)} {shown!r}" if shown else path_text(path)
-        rule = self.open(path)
-        if rule.path != path and not rule.bound.any and not self._has_key(rule, path):
-            keys = f"may only set {in_words(rule.bound)}" if rule.bound.keys else in_words(rule.bound)
-            raise self._refusal(path, f"{path_text(path)} is locked: of {path_text(rule.path)} a run {keys}", rule)
-        if value is None and not rule.bound.any:
-            raise self._refusal(path, f"{path_text(path)} may not be left empty ({in_words(rule.bound)})", rule)
-        broken = None if rule.path != path else broken_by(rule.bound, value, kind)
-        if broken is not None:
-            raise self._refusal(path, f"{told} {broken}", rule)
+        kind, around = self.kind_of(path), self.open(path)
+        bound = self.bounds[around]
+        if around == path or value is None:
+            broken = broken_by(bound, value, kind)
+            if broken is not None:
+                told = f"{path_text(path)} {shown!r}" if shown else path_text(path)
+                raise self._refusal(path, f"{told} {broken}", around)
 
     def refuse_env(self, env: Mapping[str, str]) -> None:
         """Raise PolicyError for variables of a run that the template does not let it set; their values are not told."""
@@ -125,12 +114,12 @@ class Rules:
             message = f"{error} (template {self.name}, {self.origin})"
             raise UsageError(message) from error
 
-    def open(self, path: Path) -> Rule:
-        """The bound on a field that is open at all; raises PolicyError for one that is locked."""
+    def open(self, path: Path) -> Path:
+        """The field whose bound holds for this one: itself, or one around it; raises PolicyError if it is locked."""
         text = path_text(path)
         if path[0] in NEVER:
             raise self._refusal(path, f"{text} is never a run's to change")
-        final = self.final_over(path)
+        final = meeting(path, self.final)
         if final is not None:
             why = f"{text} is locked: {path_text(final)} is final"
             raise self._refusal(path, why, place=self.places.get(("final",), self.origin))
@@ -138,10 +127,14 @@ class Rules:
             raise self._refusal(path, f"{text} is never a run's to change: all runs of the template share it")
         if path[0] == ENV:
             self._refuse_variable(path)
-        rule = self.governing(path)
-        if rule is None:
+        around = nearest(path, self.bounds)
+        if around is None:
             raise self._refusal(path, f"{text} is locked: {self._what_is_open(text)}")
-        return rule
+        if around != path and not is_key(self.bounds[around], path[len(around)]):
+            bound = self.bounds[around]
+            keys = f"may only set {in_words(bound)}" if bound.keys else in_words(bound)
+            raise self._refusal(path, f"{text} is locked: of {path_text(around)} a run {keys}", around)
+        return around
 
     def _refuse_variable(self, path: Path) -> None:
         """Variables that no run may set: those that steer loaders, secrets, and those that the template sets."""
@@ -166,21 +159,14 @@ class Rules:
         meant = f"; did you mean {near!r}?" if near else ""
         return f"template {self.name} lets a run change {', '.join(known)}{meant}"
 
-    @staticmethod
-    def _has_key(rule: Rule, path: Path) -> bool:
-        return is_key(rule.bound, path[len(rule.path)])
-
-    def _refusal(self, path: Path, text: str, rule: Rule | None = None, place: str = "") -> PolicyError:
+    def _refusal(self, path: Path, text: str, bounded: Path | None = None, place: str = "") -> PolicyError:
         where = place or self.origin
-        if rule is not None:
-            where = self.places.get(("overrides", self._written(rule.path)), self.origin)
-        bound = "" if rule is None else in_words(rule.bound)
+        if bounded is not None:
+            where = self.places.get(("overrides", path_text(bounded)), self.origin)
+        bound = "" if bounded is None else in_words(self.bounds[bounded])
         owner = self.template.owner
         message = f"{text} ({where}, {f'owner {owner}' if owner else 'it names no owner'})"
         return PolicyError(message, field=path_text(path), bound=bound, where=where, owner=owner)
-
-    def _written(self, path: Path) -> str:
-        return next((text for text in self.template.overrides if parse_path(text) == path), path_text(path))
 
 
 def account() -> str:
