@@ -92,10 +92,7 @@ class Launch:
         known = self._known(seen)
         if known is not None:
             return known
-        if seen is not None and seen.fingerprints.get("all") == self._prints["all"]:
-            self._launcher.check(self._run)  # what is gone on with, or attempted again, was admitted as it is
-        else:
-            self._launcher.admit(self._run)
+        self._launcher.admit(self._run, again=seen is not None and seen.fingerprints.get("all") == self._prints["all"])
         self._room.check()
         self._workspace.engine.prepare()
         backend_id = self._workspace.backend.open()
@@ -243,9 +240,8 @@ class Launch:
             launched = record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle)
             wish = self._workspace.records.write_and_see(launched)
         except BaseException as error:
-            if is_begun or not isinstance(
-                error, Exception
-            ):  # interrupted while it was written, the record may be there
+            # Interrupted while it was written, the record may be there.
+            if is_begun or not isinstance(error, Exception):
                 self._undo(record, claim, error)
             raise
         self._refuse_late(launched, wish, claim)

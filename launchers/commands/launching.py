@@ -95,9 +95,10 @@ def read_launch(wanted: Wanted, config: Config, workspace: Workspace) -> AskedLa
     own = None if wanted.template is None else Chosen(wanted.template, "flag --template")
     if wanted.like is not None:
         record = find_record(workspace.records, wanted.like)
-        wanted = like(record, wanted)
+        run = like(record, wanted)
         own = Chosen(f"{record.template}{SEPARATOR}{record.digest}", "flag --like")
-    run = make_run(wanted)
+    else:
+        run = make_run(wanted)
     chosen = choose(config, run.tags, own)
     launcher = load_launcher(chosen.template, config=config, workspace=workspace)
     if wanted.changes:
@@ -105,19 +106,16 @@ def read_launch(wanted: Wanted, config: Config, workspace: Workspace) -> AskedLa
     return AskedLaunch(run, launcher, chosen)
 
 
-def like(record: Record, wanted: Wanted) -> Wanted:
-    """What was asked for, with command, tags and folder of an earlier run where it says nothing else."""
-    given = {word.partition("=")[0] for word in wanted.env}
-    given |= {line.partition("=")[0] for path in wanted.env_files for line in _lines(path)}
-    missing = sorted(set(record.env_names) - given)
+def like(record: Record, wanted: Wanted) -> Run:
+    """The run that was asked for, with command, tags and folder of an earlier one where it says nothing else."""
+    run = make_run(replace(wanted, command=wanted.command or record.command))
+    missing = sorted(set(record.env_names) - set(run.env))
     if missing:
         flags = " ".join(f"-e {name}" for name in missing)
         message = f"run {record.run_id} had variables of its own, whose values are kept nowhere: give them with {flags}"
         raise UsageError(message)
     _enter(record)
-    tags = {**record.tags, **dict(_pair(tag, "--tag") for tag in wanted.tags)}
-    words = tuple(f"{name}={value}" for name, value in tags.items())
-    return replace(wanted, command=wanted.command or record.command, tags=words)
+    return run.model_copy(update={"tags": {**record.tags, **run.tags}})
 
 
 def _enter(record: Record) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,28 @@ def test_who_may_not_choose_a_template_now_may_not_choose_an_older_version_of_it
 
     assert "template small is not for" in site("launch", "-t", "small", "--", "true", code=5).stderr
     assert "template small is not for" in site("launch", "-t", f"small@{digest}", "--", "true", code=5).stderr
+
+
+def test_who_may_not_choose_a_template_may_not_attempt_a_run_of_it_again(site: Site) -> None:
+    site.write("etl", f"{SMALL}use: {{tags: {{team: data}}}}\n")
+    words = ("launch", "-t", "etl", "--run-id", "r")
+    site(*words, "--tag", "team=data", "--", "true")
+    site("wait", "r")
+
+    assert "template etl is not for" in site(*words, "--attempt", "1", "--tag", "team=ml", "--", "true", code=5).stderr
+    site(*words, "--attempt", "1", "--tag", "team=data", "--", "true")
+
+
+def test_a_file_of_variables_that_can_be_read_once_is_read_once(site: Site, tmp_path: Path) -> None:
+    site("launch", "-t", "small", "--run-id", "first", "-e", "DAY=monday", "--", "sh", "-c", "echo $DAY")
+    pipe = tmp_path / "variables"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as threads:
+        written = threads.submit(pipe.write_text, "DAY=friday\n")
+        again = site("launch", "--like", "first", "--env-file", str(pipe), "--follow")
+        written.result()
+
+    assert again.stdout == "friday\n"
 
 
 def test_a_run_is_launched_like_another_one(site: Site, tmp_path: Path) -> None:
