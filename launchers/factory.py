@@ -105,7 +105,7 @@ def _named(workspace: Workspace, name: str) -> RunLauncher[Any]:
 
 
 def _of(workspace: Workspace, loaded: Loaded) -> RunLauncher[Any]:
-    connection = workspace.connections.of(loaded.template, loaded.origin_of("connection"))
+    connection = workspace.connections.of(loaded.template, loaded.places.get(("connection",), loaded.origin))
     launcher = _launcher(workspace, loaded.template, loaded.name, connection)
     launcher.rules = loaded.rules()
     return launcher
@@ -126,14 +126,10 @@ def launcher_for(
         message = f"no run {run!r} is known at {workspace.backend.location}"
         raise RunNotFoundError(message)
     template = kept(workspace.records, origin.digest, origin.target)
-    loaded = Loaded(origin.template, template, f"that of run {origin.run_id}")
     try:
-        connection = workspace.connections.of(template, origin.template)
+        return _of(workspace, Loaded(origin.template, template, f"that of run {origin.run_id}"))
     except TemplateError:
         return DisconnectedLauncher(workspace, template, origin.template)
-    launcher = _launcher(workspace, template, origin.template, connection)
-    launcher.rules = loaded.rules()
-    return launcher
 
 
 def launchers_of(target: str, workspace: Workspace) -> Iterator[RunLauncher[Any]]:

@@ -154,8 +154,11 @@ class Room:
         """The other runs of these limits that take room; records that cannot be read are left out."""
         groups: dict[tuple[str, str], list[Record]] = {}
         for record in self._workspace.records.all(lambda _: None):
-            over = record.removed is not None or record.phase is Phase.FAILED
-            if not over and record.run_id != self._run_id and any(self._holds(each, record) for each in self._caps):
+            if (
+                record.is_live
+                and record.run_id != self._run_id
+                and any(self._holds(each, record) for each in self._caps)
+            ):
                 groups.setdefault((record.target, record.digest), []).append(record)
         for group in groups.values():
             for each in self._asked(group):

@@ -57,7 +57,7 @@ class Seen:
 def overdue(seen: Seen, now: datetime, records_keep: timedelta) -> Step | None:
     """The next step on a run that nobody works on and whose place can be asked; None where nothing is due."""
     record, status = seen.record, seen.status
-    if record.removed is not None or record.phase is Phase.FAILED:
+    if not record.is_live:
         return _of_the_past(seen, now, records_keep)
     if seen.wish is not None:
         return Step(Kind.TERMINATE, f"{seen.wish.by} asked for its end at {seen.wish.at:%Y-%m-%d %H:%M:%S}")

@@ -137,8 +137,7 @@ class Reconciler:
 
     def _step(self, record: Record, status: WorkerStatus) -> Step | None:
         launcher = self._launcher(record)
-        past = record.removed is not None or record.phase is Phase.FAILED
-        if status.state is WorkerState.UNKNOWN or not (past or launcher.reaches(record.place)):
+        if status.state is WorkerState.UNKNOWN or (record.is_live and not launcher.reaches(record.place)):
             return None
         wish = self._workspace.records.wish(record.stack)
         seen = Seen(record, status, wish, launcher.template)
@@ -205,7 +204,7 @@ def _mend(launcher: RunLauncher[Any], record: Record, claim: Claim, step: Step) 
 
 
 def _terminate(launcher: RunLauncher[Any], record: Record, claim: Claim, _: Step) -> None:
-    if record.removed is None and record.phase is not Phase.FAILED:
+    if record.is_live:
         end(launcher, record, claim, ASKED)
     launcher.workspace.records.grant(record.stack)
 

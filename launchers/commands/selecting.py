@@ -19,7 +19,7 @@ from launchers.near_miss import near_miss
 from programs.args import parse_duration
 from stacks.errors import DamagedFileError, RunLauncherError, RunNotFoundError, UsageError
 from stacks.handle import WorkerState, WorkerStatus
-from stacks.records import Phase, Record
+from stacks.records import Record
 
 if TYPE_CHECKING:
     from launchers.commands.choice import Choice
@@ -107,7 +107,7 @@ def choose(workspace: Workspace, choice: Choice, *, or_all: bool = False) -> dic
     if choice.names:
         records = [find_record(workspace.records, name) for name in choice.names]
     else:
-        records = [each for each in workspace.records.all(say_damage) if choice.gone or _has_more_than_a_record(each)]
+        records = [each for each in workspace.records.all(say_damage) if choice.gone or each.is_live]
         records.sort(key=lambda record: (record.wanted_at, record.run_id), reverse=True)
     admitted = {record.run_id: record for record in records if selector.admits(record)}
     if not selector.states:
@@ -148,10 +148,6 @@ def duration(text: str, flag: str) -> timedelta:
         message = f"{flag}: {error}"
         raise UsageError(message) from error
     return value
-
-
-def _has_more_than_a_record(record: Record) -> bool:
-    return record.removed is None and record.phase is not Phase.FAILED
 
 
 def _state(word: str) -> WorkerState:

@@ -99,7 +99,7 @@ class DagsterReconciler:
     # ---- what Dagster says is over ----
 
     def _judged(self, records: list[Record], *, dry_run: bool) -> Iterator[Action]:
-        live = [each for each in records if each.removed is None and each.phase is not Phase.FAILED]
+        live = [each for each in records if each.is_live]
         runs = self._runs(live)
         if self._alone is not None and self._missed:
             threading.Event().wait(self._alone.total_seconds())
