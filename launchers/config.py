@@ -21,8 +21,9 @@ from launchers.backend_url import absolute_url
 from launchers.connections import anchored_connection, connection_problems
 from launchers.near_miss import near_miss
 from launchers.settings import Config, ConnectionSettings
+from launchers.templates.fields import value_at
 from launchers.validation import places, problems
-from launchers.yaml_nodes import Problem, SourceError, dotted
+from launchers.yaml_nodes import Problem, SourceError, Step, dotted
 from launchers.yaml_source import Source, parse, read_bytes, report, shown
 from stacks.errors import ConfigurationError
 from stacks.user_folders import user_folder
@@ -88,10 +89,11 @@ class ConfigWithOrigins:
 
 @dataclass(frozen=True)
 class _Given:
-    """A value that some source sets, paths made absolute."""
+    """A value that some source sets, paths made absolute; of a list, also where each item stands."""
 
     value: object
     origin: str
+    items: tuple[str, ...] = ()
 
 
 def load_config(
@@ -132,6 +134,7 @@ def load_config_with_origins(
         raise ConfigurationError("\n".join(refused))
     values = _nested({location: each.value for location, each in given.items()})
     origins = {location: each.origin for location, each in given.items() if each.origin != DEFAULT}
+    origins |= {(*location, at): item for location, each in given.items() for at, item in enumerate(each.items)}
     config = Config.model_validate(values, context=origins)
     return ConfigWithOrigins(config, tuple(_settings(config, given)))
 
@@ -174,18 +177,18 @@ def _from_file(path: Path, refused: list[str]) -> dict[Location, _Given]:
     if found := [*problems(source, Config), *connection_problems(source)]:
         refused.append(report(shown(path), found))
         return {}
+
+    def line(*location: Step) -> str:
+        return f"{shown(path)}:{source.mark(location).key_line}"
+
     return {
-        location: _Given(_placed(location, value, path, source), f"{shown(path)}:{source.mark(location).key_line}")
+        location: _Given(
+            value,
+            line(*location),
+            tuple(line(*location, index) for index in range(len(value))) if isinstance(value, tuple) else (),
+        )
         for location, value in _anchored(source.data, path.parent, shown(path), refused)
     }
-
-
-def _placed(location: Location, value: object, path: Path, source: Source) -> object:
-    """The value; routes with the line of each, since refusals name it."""
-    if location != ("routes",) or not isinstance(value, tuple):
-        return value
-    lines = (source.mark((*location, index)).key_line for index in range(len(value)))
-    return tuple(route.at(f"{shown(path)}:{line}") for route, line in zip(value, lines, strict=True))
 
 
 def _from_environment(env: Mapping[str, str], cwd: Path, refused: list[str]) -> dict[Location, _Given]:
@@ -293,23 +296,17 @@ def _nested(values: Mapping[Location, object]) -> dict[str, object]:
 def _settings(config: Config, given: Mapping[Location, _Given]) -> Iterator[Setting]:
     dumped = config.model_dump(mode="json")
     for location in _leaves(dumped, given):
-        value = _at(dumped, location)
+        value: JsonValue = value_at(dumped, tuple(map(str, location)))
         if location == ("backend", "url"):
             value = config.backend_shown
         origin = given[location].origin if location in given else DEFAULT
         yield Setting(dotted(location), value, origin)
 
 
-def _at(dumped: JsonValue, location: Location) -> JsonValue:
-    for step in location:
-        dumped = dumped[step]  # type: ignore[index]
-    return dumped
-
-
 def _leaves(dumped: dict[str, JsonValue], given: Mapping[Location, _Given]) -> Iterator[Location]:
     """The place of every value in the order of the model; of a mapping by name, of every one that is given."""
     for location in places(Config, leaves=True):
-        if isinstance(_at(dumped, location), dict):
+        if isinstance(value_at(dumped, tuple(map(str, location))), dict):
             yield from (each for each in given if each[: len(location)] == location)
         else:
             yield location

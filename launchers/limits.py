@@ -17,10 +17,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from launchers.ages import age
 from programs.args import Resources
 from stacks.engine import StackName
 from stacks.errors import (
@@ -60,7 +61,7 @@ class Counted:
         """The run in words: id, share and age, and what makes its share uncertain."""
         share = cap.share(self.takes)
         words = [] if share == 1 and cap.unit == "runs" else ["unknown" if share is None else cap.amount(share)]
-        words.append(_age(datetime.now(UTC) - (self.record.launched_at or self.record.wanted_at)))
+        words.append(age(self.record.launched_at or self.record.wanted_at))
         if self.status.state is WorkerState.UNKNOWN:
             words.append(f"cannot be asked: {self.status.message}" if self.status.message else "cannot be asked")
         return f"run {self.record.run_id} ({', '.join(words)})"
@@ -220,11 +221,3 @@ def _full(cap: Cap, used: Decimal, share: Decimal, counted: list[Counted]) -> st
     takes = f"; this run takes {cap.amount(share)}" if cap.unit != "runs" else ""
     in_use = f"{cap.whose} has {cap.amount(used)} of {cap.amount(cap.most)} {cap.unit} in use"
     return f"{in_use} ({cap.where}): {', '.join(runs)}{takes}"
-
-
-def _age(age: timedelta) -> str:
-    seconds = max(0, int(age.total_seconds()))
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Pr
 from launchers.backend_url import check_url
 from launchers.caps import LimitSettings
 from launchers.templates.globs import any_matches, matches
+from launchers.yaml_nodes import Location as Place
 from programs.args import Duration
 from programs.bounds import Words
 from stacks.errors import ConfigurationError
@@ -91,26 +92,11 @@ class ReconcileSettings(BaseModel, frozen=True, extra="forbid"):
 
 
 class Route(BaseModel, frozen=True, extra="forbid"):
-    """The template of runs that have all of these tags, by glob of their values, and come from one of these places.
-
-    `where` says which line of which file it is.
-    """
+    """The template of runs that have all of these tags, by glob of their values, and come from one of these places."""
 
     template: str = Field(min_length=1)
     tags: dict[str, str] = Field(default_factory=dict)
     code_locations: Words | None = None
-    _where: str = PrivateAttr("")
-
-    @property
-    def where(self) -> str:
-        """File and line of the route."""
-        return self._where
-
-    def at(self, where: str) -> Route:
-        """The route with the line that it was read from."""
-        route = self.model_copy()
-        object.__setattr__(route, "__pydantic_private__", {"_where": where})
-        return route
 
     def fits(self, tags: Mapping[str, str], code_location: str | None) -> bool:
         """True of a run that has all of the tags, and comes from one of the code locations where these are named."""
@@ -148,14 +134,14 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     routes: tuple[Route, ...] = ()
     limits: LimitSettings = LimitSettings()
     connections: dict[str, ConnectionSettings] = Field(default_factory=dict)
-    _origins: dict[tuple[str, ...], str] = PrivateAttr(default_factory=dict)
+    _origins: dict[Place, str] = PrivateAttr(default_factory=dict)
 
     def model_post_init(self, context: object) -> None:
         """Keep where values come from, which whoever read them gives as the context of the validation."""
         if isinstance(context, Mapping):
             self._origins.update(context)
 
-    def origin_of(self, *location: str) -> str:
+    def origin_of(self, *location: str | int) -> str:
         """Where a value comes from, in words: file and line, a variable, a flag, or the caller's own code."""
         return self._origins.get(location, "set by the caller")
 

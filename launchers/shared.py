@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from stacks.engine import STACK_LIMIT, StackName, shared_stack
+from stacks.records import canonical
 from stacks.shared_records import SharedKind
 
 _ODD: Final = re.compile(r"[^A-Za-z0-9._-]")
@@ -58,4 +58,4 @@ def _fitting(template: str) -> str:
 
 
 def _hash(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(canonical(value).encode()).hexdigest()

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from launchers.retiring import dispose, durable_of, retire
+from launchers.retiring import dispose
 from launchers.token_bucket import TokenBucket
 from stacks.engine import Deployment, StackName, shared_stack
 from stacks.errors import (
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from launchers.workspace import Workspace
     from programs.args import ProgramArgs, Run
     from stacks.claims import Claim
-
-__all__ = ["Sharing", "durable_of", "outputs_of", "retire", "with_outputs"]
 
 _NOW: Final = timedelta(0)
 _LOOK: Final = (0.02, 0.3)  # seconds between two looks at an object that somebody else makes: first, last

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from launchers.commands.output import command_line
+from launchers.commands.output import cell, command_line
 from launchers.templates import DEFAULT
-from launchers.templates.fields import parse_path
+from launchers.templates.fields import parse_path, value_at
 from launchers.validation import places
 from launchers.yaml_nodes import dotted
 
@@ -94,7 +93,7 @@ def _of_template(launcher: RunLauncher[Any], origins: Origins) -> Iterator[Value
         names = tuple(map(str, location))
         if names[0] in _LAYERS | launcher.template.GOVERNANCE:
             continue
-        value = _at(data, names)
+        value = value_at(data, names)
         if names[0] in launcher.template.SHARED_ONLY and isinstance(value, dict):
             value = [*sorted(value)]  # names tell enough
         yield Value(f"template.{dotted(location)}", value, origins.of(*names))
@@ -114,17 +113,8 @@ def _environment(launcher: RunLauncher[Any], origins: Origins, run: Run, wanted:
     yield from (found[name] for name in sorted(found))
 
 
-def _at(data: Mapping[str, Any], names: tuple[str, ...]) -> JsonValue:
-    value: Any = data
-    for name in names:
-        value = value[name]
-    return value  # type: ignore[no-any-return] # what pydantic dumps as JSON
-
-
 def shown(value: Value) -> str:
     """The value as a table has it."""
-    if value.value is None or value.value in ("", [], {}):
-        return "-"
     if value.key == "run.command" and isinstance(value.value, list):
         return command_line(map(str, value.value))
-    return value.value if isinstance(value.value, str) else json.dumps(value.value)
+    return cell(value.value)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from launchers.ages import age
 from launchers.commands.choice import Choice
-from launchers.commands.output import Shape, age, command_line, in_words, lasted, pairs, table, write
+from launchers.commands.output import Shape, command_line, in_words, lasted, pairs, table, write
 from launchers.commands.selecting import Asking, choose, chosen, shaped
 from launchers.commands.shapes import ExplainedInfo, explained_info, run_info
 from launchers.factory import launcher_for

@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from stacks.handle import WorkerStatus
 
 _GAP: Final = "   "
-_AGES: Final = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 class Shape(StrEnum):
@@ -100,6 +99,13 @@ def pairs(values: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{name.ljust(width)}{_GAP}{value}" for name, value in filled]
 
 
+def cell(value: object) -> str:
+    """A value of JSON as a table has it."""
+    if value is None or value in ("", [], {}):
+        return "-"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def one_line(text: str) -> str:
     """The text with what would move the cursor written as its code."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape", "replace").decode() for char in text)
@@ -108,13 +114,6 @@ def one_line(text: str) -> str:
 def command_line(command: Iterable[str]) -> str:
     """A command as a shell would take it."""
     return shlex.join(command)
-
-
-def age(since: datetime) -> str:
-    """How long ago, in one unit."""
-    seconds = max(0, int((datetime.now(UTC) - since).total_seconds()))
-    size, unit = next((each for each in _AGES if seconds >= each[0]), _AGES[-1])
-    return f"{seconds // size}{unit}"
 
 
 def lasted(status: WorkerStatus) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from launchers.commands.output import Shape, table, write
+from launchers.commands.output import Shape, cell, table, write
 from launchers.commands.shapes import FlawInfo, SettingInfo, SharedInfo, TemplateInfo, TemplateLine
 from launchers.factory import load_launcher
 from launchers.retiring import durable_of
 from launchers.retiring import retire as remove_durable
+from launchers.templates import DEFAULT
+from launchers.templates.fields import value_at
 from launchers.templates.linting import lint as flaws_of
 from launchers.validation import places
 from launchers.yaml_nodes import dotted
@@ -21,7 +22,7 @@ from stacks.errors import ConfigurationError, TemplateError
 if TYPE_CHECKING:
     from launchers.commands.session import Session
     from launchers.launcher import RunLauncher
-    from launchers.templates import Library
+    from launchers.templates import Available, Library
 
 _SHORT = 12  # characters that are shown of a digest
 _WRONG = 2
@@ -30,7 +31,7 @@ _WRONG = 2
 def listed(session: Session, output: Shape) -> None:
     """See the command."""
     library = session.workspace().templates
-    lines = list(_lines(library))
+    lines = [_line(library, each) for each in library.names()]
 
     def text() -> Iterator[str]:
         rows = [
@@ -42,26 +43,16 @@ def listed(session: Session, output: Shape) -> None:
     write(output, lines, text, (each.name for each in lines))
 
 
-def _lines(library: Library) -> Iterator[TemplateLine]:
-    for each in library.names():
-        try:
-            loaded = library.load(each.name)
-        except (TemplateError, ConfigurationError) as error:
-            first = str(error).splitlines()[0]
-            yield TemplateLine(
-                name=each.name, origin=each.origin, target="", owner="", description="", digest="", problem=first
-            )
-            continue
-        template = loaded.template
-        yield TemplateLine(
-            name=each.name,
-            origin=each.origin,
-            target=template.target,
-            owner=template.owner,
-            description=template.description,
-            digest=template.digest(),
-            problem="",
-        )
+def _line(library: Library, available: Available) -> TemplateLine:
+    told = {"target": "", "owner": "", "description": "", "digest": "", "problem": ""}
+    try:
+        template = library.load(available.name).template
+    except (TemplateError, ConfigurationError) as error:
+        told["problem"] = str(error).splitlines()[0]
+    else:
+        told |= {name: getattr(template, name) for name in ("target", "owner", "description")}
+        told["digest"] = template.digest()
+    return TemplateLine(name=available.name, origin=available.origin, **told)
 
 
 def show(session: Session, name: str, output: Shape, *, resolved: bool, origin: bool) -> None:
@@ -73,7 +64,7 @@ def show(session: Session, name: str, output: Shape, *, resolved: bool, origin: 
     def text() -> Iterator[str]:
         if origin:
             yield from table(
-                ("KEY", "VALUE", "ORIGIN"), [(each.key, _cell(each.value), each.origin) for each in info.values]
+                ("KEY", "VALUE", "ORIGIN"), [(each.key, cell(each.value), each.origin) for each in info.values]
             )
         else:
             yield f"# {launcher.name}@{info.digest[:_SHORT]}: {info.origin}"
@@ -87,12 +78,11 @@ def _info(launcher: RunLauncher[Any]) -> TemplateInfo:
     rules, template = launcher.rules, launcher.template
     assert rules is not None  # noqa: S101 - for the type checker: a launcher by name has them
     data = template.model_dump(mode="json", exclude=set(template.GOVERNANCE))
+    paths = [tuple(map(str, place)) for place in places(type(template), leaves=True)]
     values = [
-        SettingInfo(
-            key=dotted(place), value=_at(data, place), origin=rules.places.get(tuple(map(str, place)), "default")
-        )
-        for place in places(type(template), leaves=True)
-        if place[0] not in template.GOVERNANCE
+        SettingInfo(key=dotted(path), value=value_at(data, path), origin=rules.places.get(path, DEFAULT))
+        for path in paths
+        if path[0] not in template.GOVERNANCE
     ]
     governed = template.model_dump(mode="json", include=set(template.GOVERNANCE), exclude_defaults=True)
     values += [
@@ -121,18 +111,6 @@ def _said(launcher: RunLauncher[Any], *, whole: bool) -> dict[str, Any]:
     said: dict[str, Any] = {"target": template.target}
     said |= template.model_dump(mode="json", exclude=set(template.GOVERNANCE), exclude_unset=not whole)
     return said | rules
-
-
-def _at(data: Any, place: tuple[str | int, ...]) -> Any:  # noqa: ANN401 - what JSON holds
-    for step in place:
-        data = data[step]
-    return data
-
-
-def _cell(value: object) -> str:
-    if value is None or value in ("", [], {}):
-        return "-"
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def lint(session: Session, names: list[str], output: Shape) -> int:

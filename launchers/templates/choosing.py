@@ -31,7 +31,7 @@ def choose(
     """
     if own is not None:
         return own
-    for route in config.routes:
+    for index, route in enumerate(config.routes):
         if route.fits(tags, code_location):
-            return Chosen(route.template, f"route {route.where}".rstrip())
+            return Chosen(route.template, f"route {config.origin_of('routes', index)}")
     return default or Chosen(config.templates.default, "templates.default")

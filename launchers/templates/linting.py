@@ -75,13 +75,13 @@ def _odd(loaded: Loaded) -> Iterator[Flaw]:
 
 
 def _routes(library: Library, config: Config) -> Iterator[Flaw]:
-    for route in config.routes:
+    for index, route in enumerate(config.routes):
         name = route.template.partition("@")[0]
         try:
             library.load(name)
         except (TemplateError, ConfigurationError) as error:
             first = str(error).splitlines()[0]
-            yield _at(route.where or "routes", f"the route leads nowhere: {first}", is_error=True)
+            yield _at(config.origin_of("routes", index), f"the route leads nowhere: {first}", is_error=True)
 
 
 def _at(place: str, text: str, *, is_error: bool) -> Flaw:
