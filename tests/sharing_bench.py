@@ -137,3 +137,13 @@ class SharingBench:
             self.launcher().terminate(run_id)
         for _ in range(3):
             self.reconcile()
+
+
+@contextmanager
+def shared_home(folder: Path, engine: str) -> Iterator[SharingBench]:
+    """A bench of which nothing may be left at the end."""
+    bench = SharingBench(folder, engine)
+    yield bench
+    bench.clean()
+    assert bench.left() == []
+    bench.row.close()

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from command_line import CommandLine, user_in
+from rich_target import TARGET
+
+from launchers import registry
 
 
 @pytest.fixture
@@ -23,6 +26,13 @@ def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     work.mkdir()
     monkeypatch.chdir(work)
     return folder
+
+
+@pytest.fixture
+def rich(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The target `rich`, and a folder to have templates in."""
+    monkeypatch.setattr(registry, "TARGETS", {**registry.TARGETS, "rich": TARGET})
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

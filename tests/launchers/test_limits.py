@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import pytest
 from command_line import FOREVER, CommandLine, until
+from interrupted import interrupted_launch
 from targets import ProcessRow
 
 from launchers import Run, load_launcher
@@ -31,26 +32,6 @@ from stacks.records import Phase, Records
 
 SOON: Final = timedelta(seconds=20)
 ONE: Final = {"templates": {"process": {"concurrent_runs": 1}}}
-_STOPS: Final = """
-import os, signal, sys
-from launchers import Run, load_launcher
-from stacks.records import Records
-written = Records.write_first
-
-def stops_after(self, *words):
-    written(self, *words)
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-def killed_before(self, *words):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-if sys.argv[3] == "wanted":
-    Records.write_first = stops_after
-else:
-    Records.write_and_see = killed_before
-load_launcher(sys.argv[1]).launch(Run.model_validate_json(sys.argv[2]))
-"""
-"""A launch that stops when its record says that it is wanted, or is killed when its worker is there, unrecorded."""
 _HOLDS: Final = """
 import datetime, sys
 from launchers.config import load_config
@@ -100,9 +81,9 @@ def claims(row: ProcessRow) -> list[str]:
 
 @contextmanager
 def begun(row: ProcessRow, run: Run, moment: str) -> Iterator[subprocess.Popen[bytes]]:
-    template = row.shared / "process.yaml"
-    template.write_text(row.launcher().template.canonical())
-    with subprocess.Popen(row.another_process(_STOPS, str(template), run.model_dump_json(), moment)) as launch:
+    """A launch that stops when it is wanted, or is killed when its worker is there."""
+    by = signal.SIGSTOP if moment == "wanted" else signal.SIGKILL
+    with subprocess.Popen(interrupted_launch(row, run, moment, by)) as launch:
         try:
             yield launch
         finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from interrupted import interrupted_launch
 from targets import ProcessRow
 
 from launchers import Run, load_launcher
@@ -31,26 +32,6 @@ from stacks.records import Phase, Record
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 AT_ONCE = {"succeeded": "0s", "failed": "0s"}
-_LAUNCH = """
-import os, signal, sys
-from launchers import Run, load_launcher
-from stacks.records import Records
-written = Records.write_first
-
-def killed_after(self, *words):
-    written(self, *words)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def killed_before(self, *words):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-if sys.argv[3] == "wanted":
-    Records.write_first = killed_after
-else:
-    Records.write_and_see = killed_before
-load_launcher(sys.argv[1]).launch(Run.model_validate_json(sys.argv[2]))
-"""
-"""A launch that is killed when its record says that it is wanted, or when its worker is there and no record says so."""
 _HOLD = """
 import datetime, pathlib, sys
 from stacks.backend import Backend
@@ -92,9 +73,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def kill_launch(row: ProcessRow, run: Run, moment: str) -> None:
     """A launcher that is killed once its worker is there, or as soon as the record says that it is wanted."""
-    template = row.shared / "template.yaml"
-    template.write_text(row.launcher().template.canonical())
-    command = row.another_process(_LAUNCH, str(template), run.model_dump_json(), moment)
+    command = interrupted_launch(row, run, moment)
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
 
 

@@ -18,15 +18,14 @@ from typing import Any
 
 import pytest
 from hosts import Host, needs_hosts
-from sharing_bench import PROGRAM, SharingBench
+from sharing_bench import PROGRAM, SharingBench, shared_home
 from targets import take_engine
 
 from launchers.launcher import HasLogs, RunLauncher
 from launchers.process import ProcessLauncher
 from launchers.reconcile import Reconciler
-from launchers.retiring import Doing, overdue
+from launchers.retiring import Doing, durable_of, overdue, retire
 from launchers.shared import Shared
-from launchers.sharing import durable_of, retire
 from launchers.testing.contract import eventually, written
 from launchers.token_bucket import TokenBucket
 from programs.args import Run
@@ -46,20 +45,14 @@ READS = r"after open .*/state/shared/[0-9a-f]{2}/"
 
 @pytest.fixture(params=["cli", "warm"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SharingBench]:
-    bench = SharingBench(tmp_path, take_engine(request, request.param))
-    yield bench
-    bench.clean()
-    assert bench.left() == []
-    bench.row.close()
+    with shared_home(tmp_path, take_engine(request, request.param)) as bench:
+        yield bench
 
 
 @pytest.fixture
 def warm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SharingBench]:
-    bench = SharingBench(tmp_path, take_engine(request, "warm"))
-    yield bench
-    bench.clean()
-    assert bench.left() == []
-    bench.row.close()
+    with shared_home(tmp_path, take_engine(request, "warm")) as bench:
+        yield bench
 
 
 def said(launcher: RunLauncher[Any], run: Run) -> str:

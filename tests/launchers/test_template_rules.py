@@ -13,9 +13,8 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rich_target import TARGET, RichTemplate
+from rich_target import RichTemplate
 
-from launchers import registry
 from launchers.config import load_config
 from launchers.templates import Library, Loaded, StaleTemplateWarning, parse_template
 from launchers.templates.choosing import Chosen, choose
@@ -24,7 +23,7 @@ from launchers.templates.rules import account
 from programs.args import LauncherTemplate
 from stacks.errors import PolicyError, TemplateError, UsageError
 
-pytestmark = pytest.mark.usefixtures("empty_home")
+pytestmark = pytest.mark.usefixtures("empty_home", "rich")
 
 BASE: Final = """\
 target: rich
@@ -37,12 +36,6 @@ final: [namespace]
 overrides:
   room.cpu: {max: 8}
 """
-
-
-@pytest.fixture(autouse=True)
-def rich(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(registry, "TARGETS", {**registry.TARGETS, "rich": TARGET})
-    monkeypatch.chdir(tmp_path)
 
 
 def write(name: str, text: str, folder: str = "templates") -> Path:

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from rich_target import TARGET
 
-from launchers import registry
 from launchers.templates import Library
 from launchers.templates.images import Image
 from launchers.templates.overriding import changed, read_mapping, read_words
 from launchers.templates.rules import Rules
 from stacks.errors import PolicyError, UsageError
 
-pytestmark = pytest.mark.usefixtures("empty_home")
+pytestmark = pytest.mark.usefixtures("empty_home", "rich")
 
 TEMPLATE: Final = """\
 target: rich
@@ -120,9 +118,7 @@ WRONG: Final = {
 
 
 @pytest.fixture
-def rules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Rules:
-    monkeypatch.setattr(registry, "TARGETS", {**registry.TARGETS, "rich": TARGET})
-    monkeypatch.chdir(tmp_path)
+def rules() -> Rules:
     Path("templates").mkdir()
     Path("templates/t.yaml").write_text(TEMPLATE, encoding="utf-8")
     return Library([Path("templates").absolute()]).load("t").rules()

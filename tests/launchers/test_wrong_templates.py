@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from rich_target import TARGET
 
-from launchers import registry
 from launchers.templates import Library
 from launchers.templates.linting import lint
 from stacks.errors import TemplateError
 
-pytestmark = pytest.mark.usefixtures("empty_home")
+pytestmark = pytest.mark.usefixtures("empty_home", "rich")
 
 BASE: Final = """\
 target: rich
@@ -124,12 +122,6 @@ WRONG: Final = {
     "a bound on what its base made final": child("overrides: {namespace: {any: true}}", 2, "namespace is final"),
     "nothing of its own but wrong": child("gracee: 1s", 2, "unknown key 'gracee'; did you mean 'grace'?"),
 }
-
-
-@pytest.fixture(autouse=True)
-def rich(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(registry, "TARGETS", {**registry.TARGETS, "rich": TARGET})
-    monkeypatch.chdir(tmp_path)
 
 
 def library(wrong: Wrong) -> Library:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sharing_bench import SharingBench
+from sharing_bench import SharingBench, shared_home
 from targets import take_engine
 
-from launchers.sharing import retire
+from launchers.retiring import retire
 
 SEED = "2026-11"
 SHORT = pytest.param(20, id="short")
@@ -22,11 +22,8 @@ EACH = pytest.param(1, id="soak", marks=[pytest.mark.soak, pytest.mark.timeout(1
 
 @pytest.fixture
 def warm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SharingBench]:
-    bench = SharingBench(tmp_path, take_engine(request, "warm"))
-    yield bench
-    bench.clean()
-    assert bench.left() == []
-    bench.row.close()
+    with shared_home(tmp_path, take_engine(request, "warm")) as bench:
+        yield bench
 
 
 @pytest.mark.parametrize("count", [SHORT, SOAK])
