@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from launchers.templates.layers import EXTENDS, Layer
 from launchers.templates.library import BUILT_IN, Available, Library, StaleTemplateWarning, checked_name
 from launchers.templates.resolving import DEFAULT, Loaded, resolve
 from launchers.yaml_nodes import Problem
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
 __all__ = [
     "BUILT_IN",
@@ -20,15 +14,8 @@ __all__ = [
     "Library",
     "Loaded",
     "StaleTemplateWarning",
-    "load_template",
     "parse_template",
-    "template_names",
 ]
-
-
-def load_template(name_or_path: str, folders: Sequence[Path]) -> Loaded:
-    """The template of that name in the first folder that has one, else the built-in one; see Library.load."""
-    return Library(folders).load(name_or_path)
 
 
 def parse_template(text: str | bytes, origin: str, name: str) -> Loaded:
@@ -37,8 +24,3 @@ def parse_template(text: str | bytes, origin: str, name: str) -> Loaded:
     if layer.extends is not None:
         raise layer.wrong(Problem(layer.line(EXTENDS), f"extends {layer.extends}: text without a file extends nothing"))
     return resolve([layer])
-
-
-def template_names(folders: Sequence[Path]) -> list[Available]:
-    """Every template that a name leads to; see Library.names."""
-    return Library(folders).names()

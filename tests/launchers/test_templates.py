@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from launchers import templates, yaml_source
-from launchers.templates import Available, Loaded, load_template, parse_template, template_names
+from launchers.templates import Available, Library, Loaded, parse_template
 from programs.args import Resources
 from programs.process.template import ProcessTemplate
 from stacks.errors import ConfigurationError, Repair, TemplateError
@@ -43,7 +43,7 @@ def refusal(text: str | bytes) -> list[str]:
 
 
 def test_the_built_in_template_is_the_model_with_its_defaults() -> None:
-    loaded = load_template("process", [])
+    loaded = Library([]).load("process")
 
     assert loaded.origin == "built in"
     template = loaded.template
@@ -76,7 +76,7 @@ def test_a_users_file_comes_before_the_built_in_and_the_first_folder_before_the_
     write(tmp_path / "a" / "process.yaml", "target: process\nowner: first")
     write(tmp_path / "b" / "process.yaml", "target: process\nowner: second")
 
-    loaded = load_template("process", [tmp_path / "none", tmp_path / "a", tmp_path / "b"])
+    loaded = Library([tmp_path / "none", tmp_path / "a", tmp_path / "b"]).load("process")
 
     assert loaded.template.owner == "first"
     assert loaded.origin == str(tmp_path / "a" / "process.yaml")
@@ -88,7 +88,7 @@ def test_a_path_is_read_whatever_the_folders_hold(tmp_path: Path, name: str) -> 
     Path("sub").mkdir()
     write(tmp_path / "folder" / "etl.yaml", "target: process\nowner: elsewhere")
 
-    loaded = load_template(name, [tmp_path / "folder"])
+    loaded = Library([tmp_path / "folder"]).load(name)
 
     assert loaded.name == "etl"
     assert loaded.template.owner == "here"
@@ -288,7 +288,7 @@ def test_a_bomb_is_refused_in_bounded_time_and_words(text: str) -> None:
 @pytest.mark.parametrize("name", ["", "..", "a b", "-x", ".x", "x\ny", "é", "x" * 101])
 def test_a_name_that_could_not_be_a_label_is_refused(name: str) -> None:
     with pytest.raises(TemplateError, match=r"no template|cannot be named"):
-        load_template(name, [])
+        Library([]).load(name)
     with pytest.raises(TemplateError, match="cannot be named"):
         parse_template("target: process", "t.yaml", name)
 
@@ -297,7 +297,7 @@ def test_a_missing_template_names_the_nearest_one_and_where_it_was_looked_for(tm
     write(tmp_path / "a" / "nightly.yaml", "target: process")
 
     with pytest.raises(TemplateError) as caught:
-        load_template("nigthly", [tmp_path / "a", tmp_path / "b"])
+        Library([tmp_path / "a", tmp_path / "b"]).load("nigthly")
 
     assert "no template 'nigthly'; did you mean 'nightly'?" in str(caught.value)
     assert f"{tmp_path / 'b'} (no such folder)" in str(caught.value)
@@ -308,14 +308,14 @@ def test_a_template_with_the_other_ending_says_to_rename_it() -> None:
     write(Path("templates/etl.yml"), "target: process")
 
     with pytest.raises(TemplateError, match=r"rename templates/etl\.yml to etl\.yaml"):
-        load_template("etl", [Path("templates")])
+        Library([Path("templates")]).load("etl")
 
 
 def test_a_missing_path_names_the_nearest_file_beside_it() -> None:
     write(Path("templates/etl.yaml"), "target: process")
 
     with pytest.raises(TemplateError) as caught:
-        load_template("templates/elt.yaml", [])
+        Library([]).load("templates/elt.yaml")
 
     assert str(caught.value) == (
         "templates/elt.yaml: cannot be read: No such file or directory; did you mean templates/etl.yaml?"
@@ -325,18 +325,18 @@ def test_a_missing_path_names_the_nearest_file_beside_it() -> None:
 def test_what_cannot_be_read_is_refused_and_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "process.yaml").mkdir()
     with pytest.raises(TemplateError, match=r"process\.yaml: is a folder, not a file"):
-        load_template("process", [tmp_path])
+        Library([tmp_path]).load("process")
 
     (tmp_path / "link.yaml").symlink_to("nowhere")
     with pytest.raises(TemplateError, match=r"link\.yaml: cannot be read"):
-        load_template("link", [tmp_path])
+        Library([tmp_path]).load("link")
 
     os.mkfifo(tmp_path / "pipe.yaml")
     with pytest.raises(TemplateError, match=r"pipe\.yaml: is not a regular file"):
-        load_template("pipe", [tmp_path])
+        Library([tmp_path]).load("pipe")
 
     with pytest.raises(TemplateError, match="is a folder, not a file"):
-        load_template(f"{tmp_path}/", [])
+        Library([]).load(f"{tmp_path}/")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
@@ -344,7 +344,7 @@ def test_a_file_closed_to_us_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "etl.yaml", "target: process").chmod(0)
 
     with pytest.raises(TemplateError, match=r"etl\.yaml: cannot be read: Permission denied"):
-        load_template("etl", [tmp_path])
+        Library([tmp_path]).load("etl")
 
 
 def test_names_lists_what_each_name_leads_to(tmp_path: Path) -> None:
@@ -354,18 +354,18 @@ def test_names_lists_what_each_name_leads_to(tmp_path: Path) -> None:
     write(tmp_path / "b" / "notes.txt", "")
     write(tmp_path / "b" / ".hidden.yaml", "")
 
-    assert template_names([tmp_path / "none", tmp_path / "a", tmp_path / "b"]) == [
+    assert Library([tmp_path / "none", tmp_path / "a", tmp_path / "b"]).names() == [
         Available("etl", str(tmp_path / "a" / "etl.yaml")),
         Available("process", str(tmp_path / "b" / "process.yaml")),
     ]
-    assert template_names([]) == [Available("process", "built in")]
+    assert Library([]).names() == [Available("process", "built in")]
 
 
 def test_messages_name_files_under_the_working_folder_by_their_relative_path() -> None:
     path = write(Path("templates/etl.yaml"), "target: process\nmax_runtme: 1h").absolute()
 
     with pytest.raises(TemplateError, match=r"^templates/etl\.yaml:2: "):
-        load_template("etl", [path.parent])
+        Library([path.parent]).load("etl")
 
 
 def test_a_target_that_is_not_installed_is_named_with_file_and_line(monkeypatch: pytest.MonkeyPatch) -> None:
