@@ -6,7 +6,7 @@ WATCH_LOG     a file: a line for each handover of a shared folder, and for each 
 WATCH_KILL    "n:pattern": SIGKILL at the n-th event that matches
 WATCH_PAUSE   a pattern, and WATCH_GATE a file: at the first event that matches, or, where the pattern begins with
               "after ", at the next event of its thread, `<gate>.there` is made and the gate waited for
-An event is its name and its first two arguments. https://docs.python.org/3/library/audit_events.html
+An event is its name and its first two arguments that are files. https://docs.python.org/3/library/audit_events.html
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def watch() -> None:
     def hook(event: str, args: tuple[object, ...]) -> None:
         if event not in EVENTS:
             return
-        told = f"{event} {' '.join(map(_name, args[:2]))}"
+        named = args[:1] if event == "fcntl.flock" else args[:2]  # how it locks is a number that is no descriptor
+        told = f"{event} {' '.join(map(_name, named))}"
         if log and NOTED.search(told):
             fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             os.write(fd, f"{told}\n".encode())
