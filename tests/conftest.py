@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
+    from dockerd import Daemon, Dockerd
     from servers import Place, Server
 
+D = TypeVar("D")
 _SHOWN = 3000  # characters of what a failure says, at once; all of it follows at the end
 pytest.register_assert_rewrite("launchers.testing.contract")
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: targets.py is found by its name
@@ -90,11 +93,49 @@ def postgres_place(postgres: Server) -> Place:
     return postgres.place()
 
 
+@pytest.fixture(scope="session")
+def dockerd(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A Docker Engine with the tests' images, one for all processes of the session: no test ends or fills it."""
+    from dockerd import absent, in_session  # noqa: PLC0415 - on sys.path only now
+
+    _there_or_skip(request, "docker", absent())
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    common = tmp_path_factory.getbasetemp() if run is None else tmp_path_factory.getbasetemp().parent
+    yield from _had(request, in_session(common / f"dockerd-{run}"))
+
+
+@pytest.fixture
+def own_dockerd(request: pytest.FixtureRequest) -> Iterator[Dockerd]:
+    """A Docker Engine with the tests' images for one test alone, which may kill it and start it again."""
+    from dockerd import cannot, running  # noqa: PLC0415
+
+    _there_or_skip(request, "docker", cannot())
+    yield from _had(request, running())
+
+
+def _had(request: pytest.FixtureRequest, daemon: AbstractContextManager[D]) -> Iterator[D]:
+    from dockerd import UnavailableError  # noqa: PLC0415
+
+    with ExitStack() as stack:
+        try:
+            value = stack.enter_context(daemon)
+        except UnavailableError as error:
+            why = str(error)
+        else:
+            yield value
+            return
+    _there_or_skip(request, "docker", why)
+
+
 def _served(request: pytest.FixtureRequest, name: str) -> Iterator[Server]:
     from servers import absent, serving  # noqa: PLC0415 - on sys.path only now
 
-    why = absent(name)
-    if why is not None:
-        (pytest.fail if name in request.config.getoption("--require") else pytest.skip)(f"{name} is absent: {why}")
+    _there_or_skip(request, name, absent(name))
     with serving(name) as server:
         yield server
+
+
+def _there_or_skip(request: pytest.FixtureRequest, name: str, why: str | None) -> None:
+    """Skip the test if there is a reason why the server is absent, or fail it if it is required."""
+    if why is not None:
+        (pytest.fail if name in request.config.getoption("--require") else pytest.skip)(f"{name} is absent: {why}")
