@@ -7,8 +7,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
-
 from launchers.caps import read_caps
 from launchers.config import load_config
 from launchers.connections import read_connections
@@ -23,7 +21,7 @@ from launchers.templates.rules import Rules
 from launchers.workspace import Workspace
 from programs.args import Connection, LauncherTemplate
 from stacks.backend import Backend
-from stacks.errors import RunNotFoundError, TemplateError
+from stacks.errors import ConfigurationError, RunNotFoundError, TemplateError
 from stacks.handle import WorkerHandle
 from stacks.records import Record
 
@@ -135,15 +133,16 @@ def launcher_for(
 def launchers_of(target: str, workspace: Workspace) -> Iterator[RunLauncher[Any]]:
     """A launcher for each place that the target is known to lead to: without a connection, and with each of its own.
 
-    A target whose templates need more than its name has none.
+    They can look and remove, and launch nothing.
     """
     names = [each.name for each in workspace.connections.each if each.target == target]
-    for name in ("", *names):
-        try:
-            template = template_model(target).model_validate({"target": target, "connection": name})
-        except ValidationError:
-            return
-        yield _launcher(workspace, template, target, workspace.connections.of(template, target))
+    try:
+        model = template_model(target)
+        for name in ("", *names):
+            template = model.model_construct(target=target, connection=name)  # it launches nothing
+            yield _launcher(workspace, template, target, workspace.connections.of(template, target))
+    except ConfigurationError:
+        return  # what the target needs is not installed: nothing of it was launched from here
 
 
 def _launcher(

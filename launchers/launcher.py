@@ -16,7 +16,7 @@ from launchers.templates.rules import Rules
 from launchers.values import Data, Ejected, Explanation, Found, Launched, Terminated
 from launchers.workspace import Workspace
 from programs.args import ARGS_KEY, Connection, Context, LauncherTemplate, ProgramArgs, Run, fingerprints
-from stacks.engine import Adoption, AttachedProvider, Change, Deployment, stack_name
+from stacks.engine import Adoption, Change, Deployment, Provider, stack_name
 from stacks.errors import RunNotFoundError, TimeLimitError
 from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
 from stacks.records import Record
@@ -54,6 +54,10 @@ class RunLauncher(ABC, Generic[T]):
     target: ClassVar[str]
     create_takes_over: ClassVar[bool] = False
     """True if the program's `up` takes over a worker that is there already; else it is adopted into the state."""
+    tells_why_it_ended: ClassVar[bool] = True
+    """False if the target cannot tell a worker that was asked to end from one that ended by itself just then."""
+    keeps_limits: ClassVar[bool] = True
+    """False if the target does not end by itself what is past start_timeout or max_runtime: then reconcile does."""
     runs_here: ClassVar[bool] = False
     """True if workers find the files of the launcher's own host, and only these."""
 
@@ -119,12 +123,27 @@ class RunLauncher(ABC, Generic[T]):
         """What the record must know before the worker is made, for `find` after a crash."""
         return {}
 
-    def providers(self) -> tuple[AttachedProvider, ...]:
-        """The provider plugins that run inside this process."""
+    def providers(self) -> tuple[Provider, ...]:
+        """How the provider plugins of its resources are run: inside this process, or as they are installed."""
         return ()
 
-    def adoption(self, args: ProgramArgs[T], found: Found) -> Adoption:
-        """How a worker that is there enters the state; for targets whose create does not take over."""
+    def prepared(self, args: ProgramArgs[T], left: timedelta) -> ProgramArgs[T]:
+        """Fetch what the worker needs before it is made, within the time that is left; the arguments tell of it."""
+        return args
+
+    def is_taken(self, details: str) -> bool:
+        """True if the engine's account of a failed launch says that a worker of this name is there already."""
+        return False
+
+    def is_idle(self, found: Found) -> bool:
+        """True of a worker that was made and never started, by a launch that died between the two."""
+        return False
+
+    def adoptions(self, args: ProgramArgs[T], found: Found) -> Sequence[Adoption]:
+        """How a worker that is there enters the state, with what was made for it and comes before it.
+
+        For targets whose create does not take over.
+        """
         message = f"target {self.target} takes workers over when it creates them"
         raise NotImplementedError(message)
 
@@ -134,6 +153,9 @@ class RunLauncher(ABC, Generic[T]):
 
     def sweep(self, record: Record) -> None:
         """Remove what a launch prepares before it makes a worker; called when the run's worker is gone."""
+
+    def save(self, record: Record, grace: timedelta) -> None:
+        """End the worker, and keep what its removal would lose: its output, and how it ended; repeatable."""
 
     def begin_end(self, record: Record) -> bool:
         """Ask the worker to end, and return at once; True if it was asked, and `terminate` leaves it its grace.

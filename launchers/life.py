@@ -34,7 +34,7 @@ from stacks.errors import (
     WrongPlaceError,
 )
 from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
-from stacks.records import Attempt, Phase, Record, Removal, Wish
+from stacks.records import TERMINATED, Attempt, Phase, Record, Removal, Wish
 
 if TYPE_CHECKING:
     from launchers.launcher import RunLauncher
@@ -52,13 +52,21 @@ class Cause:
     account: WorkerStatus | None = None
 
 
+@dataclass(frozen=True)
+class Times:
+    """What the end of an attempt may take: of the engine, and of the worker; the template says where this does not."""
+
+    limit: timedelta | None = None
+    grace: timedelta | None = None
+
+
+_AS_EVER: Final = Times()
 _LOOK_AGAIN: Final = timedelta(seconds=2)  # between two looks at a run that somebody else launches
 _PATIENCE: Final = timedelta(seconds=3)
 """How long a launch that is cancelled gets to write down what it made; after that it is found without the state."""
 ASKED: Final = Cause(terminated=True)
 ENDED: Final = Cause(terminated=False)
-TERMINATED: Final = "terminated"
-"""The reason of a worker that ended because it was asked to; also what a target tells of one."""
+_TOLD: Final = {"state": WorkerState.FAILED, "reason": TERMINATED, "message": "ended by terminate"}
 _FORCE: Final = timedelta(seconds=5)  # that a target gets to end by force, after the grace, what it was asked to end
 
 
@@ -94,7 +102,7 @@ class Launch:
             return known
         self._launcher.admit(self._run, again=seen is not None and seen.fingerprints.get("all") == self._prints["all"])
         self._room.check()
-        self._workspace.engine.prepare()
+        self._workspace.engine.prepare(self._launcher.providers())
         backend_id = self._workspace.backend.open()
         self._deadline = time.monotonic() + self._timeout.total_seconds()
         return self._room.patiently(
@@ -236,7 +244,8 @@ class Launch:
                 self._workspace.records.write_first(record, self._launcher.template.canonical())
                 is_begun = True
             record, args = sharing.provide(record, args)
-            handle = enter(self._launcher, args, record if like else None, claim, self._left())
+            args = self._launcher.prepared(args, self._left())
+            handle = enter(self._launcher, args, record, claim, self._left(), half_made=like is not None)
             launched = record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle)
             wish = self._workspace.records.write_and_see(launched)
         except BaseException as error:
@@ -363,7 +372,7 @@ class Termination:
             if self._is_current(record):
                 if self._break_lock:
                     self._workspace.engine.unlock(record.stack, claim, force=True)
-                return self._end(claim, record, ASKED)
+                return self._end(claim, record, ASKED, timedelta(0) if asked else None)
             self._workspace.records.grant(record.stack)
         return self.perform(wait=wait)
 
@@ -443,27 +452,47 @@ class Termination:
         if holder is not None and str(holder.get("what", "")).startswith("launch"):
             self._workspace.engine.cancel(record.stack, patience)
 
-    def _end(self, claim: Claim, asked: Record, cause: Cause) -> Terminated:
+    def _end(self, claim: Claim, asked: Record, cause: Cause, grace: timedelta | None = None) -> Terminated:
         record = self._workspace.records.read(asked.run_id) or asked
         if record.removed is not None:
             self._workspace.records.grant(record.stack)
             return _told(record, self._launcher.status(record.run_id), objects=record.removed.objects)
-        ended = end(self._launcher, record, claim, cause, self._left())
+        ended = end(self._launcher, record, claim, cause, Times(self._left(), grace))
         status = ended.ended or WorkerStatus(state=WorkerState.NOT_FOUND)
         return _told(ended, status, objects=ended.removed.objects if ended.removed else 0)
 
 
-def enter(
-    launcher: RunLauncher[Any], args: ProgramArgs[Any], half_made: Record | None, claim: Claim, timeout: timedelta
+def enter(  # noqa: PLR0913 - each is a thing of its own
+    launcher: RunLauncher[Any],
+    args: ProgramArgs[Any],
+    record: Record,
+    claim: Claim,
+    timeout: timedelta,
+    *,
+    half_made: bool,
 ) -> WorkerHandle:
-    """Make the worker, or bring the one that a dead launch left into the state; returns its handle."""
-    deployment = launcher.deployment(args)
-    engine = launcher.workspace.engine
-    found = next(iter(launcher.find([half_made])), None) if half_made is not None else None
-    if found is not None and not launcher.create_takes_over:
-        engine.adopt(deployment, launcher.adoption(args, found), claim, timeout)
-        return found.handle
-    return WorkerHandle.model_validate(engine.up(deployment, claim, timeout)[HANDLE_OUTPUT])
+    """Make the worker, or bring the one that a dead launch left into the state; returns its handle.
+
+    A provider that outlived its engine may make it only now: then its name is taken, and it is looked for again.
+    """
+    engine, deadline = launcher.workspace.engine, time.monotonic() + timeout.total_seconds()
+    looks = half_made
+    while True:
+        known = next(iter(launcher.find([record])), None) if looks else None
+        if known is not None and launcher.is_idle(known):
+            dismantle(launcher, record, claim)
+            known = None
+        left = timedelta(seconds=max(0.0, deadline - time.monotonic()))
+        if known is not None and not launcher.create_takes_over:
+            outputs = {HANDLE_OUTPUT: known.handle.model_dump(mode="json")}
+            engine.adopt(launcher.deployment(args), launcher.adoptions(args, known), outputs, claim, left)
+            return known.handle
+        try:
+            return WorkerHandle.model_validate(engine.up(launcher.deployment(args), claim, left)[HANDLE_OUTPUT])
+        except EngineError as error:
+            if not launcher.is_taken(error.details) or not any(launcher.find([record])):
+                raise
+        looks = True
 
 
 def adopt(launcher: RunLauncher[Any], record: Record) -> Launched:
@@ -495,25 +524,30 @@ def adopt_under(launcher: RunLauncher[Any], record: Record, claim: Claim) -> Lau
         message = f"run {record.run_id} has no worker to adopt"
         raise RunNotFoundError(message)
     args = launcher.args_again(record, workspace.backend.open())
-    handle = enter(launcher, args, record, claim, workspace.engine_timeout)
+    handle = enter(launcher, args, record, claim, workspace.engine_timeout, half_made=True)
     launched = record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle)
     workspace.records.write(with_outputs(launched, args.context.shared))
     return Launched(handle, created=False, status=found.status)
 
 
 def end(
-    launcher: RunLauncher[Any], record: Record, claim: Claim, cause: Cause, limit: timedelta | None = None
+    launcher: RunLauncher[Any],
+    record: Record,
+    claim: Claim,
+    cause: Cause,
+    times: Times = _AS_EVER,
 ) -> Record:
     """End and remove everything of an attempt, and write down how it ended; returns the new record."""
-    before = launcher.status_of(record)
-    objects, left = dismantle(launcher, record, claim, limit)
+    before, wish = launcher.status_of(record), launcher.workspace.records.wish(record.stack)
+    objects, left = dismantle(launcher, record, claim, times)
     ended = before if before.state.ended else _account(launcher.ended_of(record), cause)
     if ended is None and record.handle is not None:
-        ended = WorkerStatus(state=WorkerState.FAILED, reason=TERMINATED, message="ended by terminate")
+        ended = WorkerStatus.model_validate(_TOLD)
     if left:
         message = f"{left} objects of run {record.run_id} do not end; terminate it again"
         raise EngineError(message, started=Started.YES)
-    by_itself = before.state.ended and before.reason != TERMINATED
+    asked = wish is not None and not launcher.tells_why_it_ended and wish.accounts_for(before)
+    by_itself = before.state.ended and before.reason != TERMINATED and not asked
     removed = Removal(at=datetime.now(UTC), objects=objects, left=left, terminated=cause.terminated and not by_itself)
     record = record.changed(phase=Phase.REMOVED, ended=ended, removed=removed)
     launcher.workspace.records.write(record)
@@ -529,16 +563,21 @@ def _account(told: WorkerStatus | None, cause: Cause) -> WorkerStatus | None:
 
 
 def dismantle(
-    launcher: RunLauncher[Any], record: Record, claim: Claim, limit: timedelta | None = None
+    launcher: RunLauncher[Any],
+    record: Record,
+    claim: Claim,
+    times: Times = _AS_EVER,
 ) -> tuple[int, int]:
-    """Destroy the stack, then end what the target still knows of the attempt, then forget the stack.
+    """Keep what would be lost, destroy the stack, end what the target still knows of the attempt, forget the stack.
 
     Returns how many objects were removed and how many are left. Needs no state: a stack that cannot be destroyed is
     tried again once its worker is gone.
     """
     engine, stack = launcher.workspace.engine, record.stack
-    limit = launcher.workspace.engine_timeout if limit is None else limit
+    limit = launcher.workspace.engine_timeout if times.limit is None else times.limit
+    grace = launcher.template.grace if times.grace is None else times.grace
     objects, failed = 0, False
+    launcher.save(record, grace)
     try:
         objects = engine.destroy(stack, claim, launcher.providers(), limit)
     except StackLockedError:
@@ -546,7 +585,7 @@ def dismantle(
     except EngineError:
         failed = True
     for found in _ours(launcher, record):
-        launcher.remove(found, launcher.template.grace)
+        launcher.remove(found, grace)
         objects = max(objects, 1)
     launcher.sweep(record)
     left = len(_ours(launcher, record))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from launchers.life import record_of
+from stacks.errors import TargetAwayError
 from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
 from stacks.processes import ProcessIdentity
 from stacks.records import Phase, Record, Removal
@@ -14,16 +15,21 @@ if TYPE_CHECKING:
     from launchers.launcher import RunLauncher
 
 
+_UNKNOWN_ID: Final = WorkerStatus(state=WorkerState.NOT_FOUND, message="no run of this id was launched at this backend")
+
+
 def look(launcher: RunLauncher[Any], runs: Sequence[WorkerHandle | str | Record]) -> list[WorkerStatus]:
     """The statuses of many runs, with one `find` for all of them; a record that is given is not read again."""
     records = [_record(launcher, run) for run in runs]
-    asked = [
-        record
-        for run, record in zip(runs, records, strict=True)
-        if record is not None and _can_ask(launcher, run, record)
-    ]
-    found = {(each.handle.run_id, each.handle.attempt): each.status for each in launcher.find(asked)} if asked else {}
-    return [_status(launcher, run, record, found) for run, record in zip(runs, records, strict=True)]
+    pairs = list(zip(runs, records, strict=True))
+    try:
+        asked = [record for run, record in pairs if record is not None and _can_ask(launcher, run, record)]
+        found = (
+            {(each.handle.run_id, each.handle.attempt): each.status for each in launcher.find(asked)} if asked else {}
+        )
+        return [_status(launcher, run, record, found) for run, record in pairs]
+    except TargetAwayError as error:
+        return [_untold(run, record, error) for run, record in pairs]
 
 
 def _record(launcher: RunLauncher[Any], run: WorkerHandle | str | Record) -> Record | None:
@@ -46,16 +52,35 @@ def _status(
     found: dict[tuple[str, int], WorkerStatus],
 ) -> WorkerStatus:
     if record is None:
-        return WorkerStatus(state=WorkerState.NOT_FOUND, message="no run of this id was launched at this backend")
+        return _UNKNOWN_ID
     if isinstance(run, WorkerHandle) and run.place != record.place and not launcher.reaches(run.place):
         return elsewhere(launcher, run.place)
-    attempt = run.attempt if isinstance(run, WorkerHandle) else record.attempt
-    if attempt != record.attempt:
-        return _earlier(record, attempt)
-    over = _over(record)
-    if over is None and not launcher.reaches(record.place):
+    told = _by_record(run, record)
+    if told is None and not launcher.reaches(record.place):
         return elsewhere(launcher, record.place)
-    return over or found.get((record.run_id, record.attempt)) or _without_worker(launcher, record)
+    there = found.get((record.run_id, record.attempt))
+    return told or (there and _accounted(launcher, record, there)) or _without_worker(launcher, record)
+
+
+def _accounted(launcher: RunLauncher[Any], record: Record, status: WorkerStatus) -> WorkerStatus:
+    """The end of a worker as the wish for it says, where the target cannot tell why it ended."""
+    if launcher.tells_why_it_ended or not status.state.ended:
+        return status
+    wish = launcher.workspace.records.wish(record.stack)
+    return wish.account(status) if wish is not None and wish.accounts_for(status) else status
+
+
+def _untold(run: WorkerHandle | str | Record, record: Record | None, error: TargetAwayError) -> WorkerStatus:
+    """What can be said of a run while its target does not answer."""
+    if record is None:
+        return _UNKNOWN_ID
+    return _by_record(run, record) or WorkerStatus(state=WorkerState.UNKNOWN, message=str(error))
+
+
+def _by_record(run: WorkerHandle | str | Record, record: Record) -> WorkerStatus | None:
+    """What the record alone tells."""
+    attempt = run.attempt if isinstance(run, WorkerHandle) else record.attempt
+    return _earlier(record, attempt) if attempt != record.attempt else _over(record)
 
 
 def _over(record: Record) -> WorkerStatus | None:

@@ -140,7 +140,7 @@ class Reconciler:
         if status.state is WorkerState.UNKNOWN or (record.is_live and not launcher.reaches(record.place)):
             return None
         wish = self._workspace.records.wish(record.stack)
-        seen = Seen(record, status, wish, launcher.template)
+        seen = Seen(record, status, wish, launcher.template, launcher.keeps_limits)
         return overdue(seen, datetime.now(UTC), self._workspace.records_keep)
 
     def _told(self, record: Record, step: Step, *, dry_run: bool) -> Iterator[Action]:
@@ -211,6 +211,7 @@ def _terminate(launcher: RunLauncher[Any], record: Record, claim: Claim, _: Step
 
 def _end(launcher: RunLauncher[Any], record: Record, claim: Claim, step: Step) -> None:
     why = WorkerStatus(state=WorkerState.FAILED, reason=step.limit, message=step.why)
+    launcher.workspace.records.wish_end(record, "reconcile", reason=step.limit, message=step.why)
     end(launcher, record, claim, Cause(terminated=True, account=why))
 
 

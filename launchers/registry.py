@@ -40,6 +40,12 @@ class Target:
 TARGETS: Final[Mapping[str, Target]] = MappingProxyType(
     {
         "process": Target("launchers.process:ProcessLauncher", "programs.process.template:ProcessTemplate"),
+        "docker": Target(
+            "launchers.docker:DockerLauncher",
+            "programs.docker.template:DockerTemplate",
+            extra="docker",
+            connection="programs.docker.template:DockerConnection",
+        ),
     }
 )
 

@@ -118,6 +118,10 @@ class Sharing:
         """True if somebody removed the object behind our back."""
         return record is not None and record.phase is SharedPhase.READY and not self.launcher.has_shared(record)
 
+    def _is_half_made(self, record: SharedRecord) -> bool:
+        """True of what a maker that died may have left behind, where the target's create does not take that over."""
+        return record.made_at is None and not self.launcher.create_takes_over
+
     def _claimed(self, stack: StackName, run: Record) -> SharedRecord | None:
         """Make ready under the claim; None where somebody else holds that."""
         with ExitStack() as held:
@@ -128,7 +132,7 @@ class Sharing:
                 return None
             self._refuse_wished(run)
             there = self._workspace.shared_records.read(stack)
-            if there is not None and self._is_gone(there):
+            if there is not None and (self._is_gone(there) or self._is_half_made(there)):
                 dispose(self.launcher, there, claim)  # its state would tell the engine that there is nothing to make
                 there = None
             if there is None or not self._fits(there, stack):

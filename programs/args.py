@@ -282,7 +282,7 @@ class Context(BaseModel, frozen=True):
 
     `folder` is the run's own folder on this host, for targets that keep files, and `archive` the file that its output
     is moved to when the worker is removed; `cwd` is the caller's working folder; `shared` holds the outputs of each
-    shared object that the template needs, by its name.
+    shared object that the template needs, by its name; `prepared` what the target found or fetched for the worker.
     """
 
     backend: str
@@ -295,6 +295,7 @@ class Context(BaseModel, frozen=True):
     cwd: str
     owner: str = ""
     shared: dict[str, JsonValue] = Field(default_factory=dict)
+    prepared: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 T = TypeVar("T", bound=LauncherTemplate)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from stacks.claims import Claim
-from stacks.engine import AttachedProvider, Change, Deployment, StackName
+from stacks.engine import Change, Deployment, Provider, StackName
 from stacks.operation import Operation, operation, refuse_fork
+from stacks.plugins import executables
 from stacks.scratch import preview_folder
 from stacks.state import StateFiles
 from stacks.state_engine import StateEngine, caught
@@ -43,9 +44,10 @@ class CliEngine(StateEngine):
         super().__init__(backend)
         self._cli = cli
 
-    def prepare(self) -> None:
+    def prepare(self, providers: tuple[Provider, ...] = ()) -> None:
         """See Engine."""
         refuse_fork()
+        executables(providers)
         self._backend.prove()
         self._cli()
 
@@ -89,7 +91,7 @@ class CliEngine(StateEngine):
         self,
         stack: StackName,
         claim: Claim,
-        providers: tuple[AttachedProvider, ...] = (),
+        providers: tuple[Provider, ...] = (),
         timeout: timedelta | None = None,
     ) -> int:
         """See Engine. Runs outside any project, so that no program and no language host is loaded."""

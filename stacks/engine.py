@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -95,6 +95,22 @@ class AttachedProvider:
 
 
 @dataclass(frozen=True)
+class InstalledProvider:
+    """A provider plugin that is installed, and runs in a process of its own with these variables beside the caller's.
+
+    `version` is of the package that declares its resources; any plugin of the same major version will do.
+    """
+
+    package: str
+    version: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+Provider = AttachedProvider | InstalledProvider
+"""How the resources of one package are operated."""
+
+
+@dataclass(frozen=True)
 class Deployment:
     """What `up` and `preview` perform: a stack, the program that declares it, and its configuration."""
 
@@ -102,12 +118,15 @@ class Deployment:
     program: Callable[[], None]
     config: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
-    providers: tuple[AttachedProvider, ...] = ()
+    providers: tuple[Provider, ...] = ()
 
 
 @dataclass(frozen=True)
 class Adoption:
-    """A resource that exists already and enters the state as if the program had made it."""
+    """A resource that exists already and enters the state as if the program had made it.
+
+    `depends_on` are the names of others that are adopted with it, `secret_outputs` the outputs that are kept encrypted.
+    """
 
     type: str
     name: str
@@ -115,6 +134,8 @@ class Adoption:
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
     provider_version: str | None = None
+    secret_outputs: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,8 +155,11 @@ class Engine(Protocol):
 
     name: str
 
-    def prepare(self) -> None:
-        """Make ready, bringing what is missing; raises SetupError or ForkedError before anything is done."""
+    def prepare(self, providers: tuple[Provider, ...] = ()) -> None:
+        """Make ready for these providers, bringing what is missing of the engine.
+
+        Raises SetupError or ForkedError before anything is done.
+        """
 
     def up(self, deployment: Deployment, claim: Claim, timeout: timedelta | None = None) -> dict[str, Any]:
         """Make the stack what the program says and return its outputs; makes the stack where there is none.
@@ -150,7 +174,7 @@ class Engine(Protocol):
         self,
         stack: StackName,
         claim: Claim,
-        providers: tuple[AttachedProvider, ...] = (),
+        providers: tuple[Provider, ...] = (),
         timeout: timedelta | None = None,
     ) -> int:
         """Delete the stack's resources and return how many there were; 0 where there is no stack."""
@@ -158,10 +182,18 @@ class Engine(Protocol):
     def remove(self, stack: StackName, claim: Claim) -> None:
         """Forget the stack with its history and backups; resources that it still holds are not touched."""
 
-    def adopt(self, deployment: Deployment, adoption: Adoption, claim: Claim, timeout: timedelta | None = None) -> None:
-        """Write the stack, its default provider and the resource into the state, then refresh.
+    def adopt(
+        self,
+        deployment: Deployment,
+        adoptions: Sequence[Adoption],
+        outputs: Mapping[str, Any],
+        claim: Claim,
+        timeout: timedelta | None = None,
+    ) -> None:
+        """Write the stack, its default provider and resources of one package into the state, then refresh.
 
-        After it a preview of the same program is unchanged, and a plain destroy ends the resource.
+        Whatever depends on another resource comes after it; `outputs` are the stack's. After it a preview of the same
+        program is unchanged, and a plain destroy ends the resources.
         """
 
     def forget_pending(self, stack: StackName, claim: Claim) -> list[str]:

@@ -11,6 +11,7 @@ RunLauncherError
 ├── LaunchFailedError          the target refused the worker (exit 4)
 ├── WrongPlaceError            the worker lives elsewhere; the wish is recorded (exit 4)
 ├── EngineError                the engine failed for a reason of its own (exit 4)
+│   ├── TargetAwayError        the target does not answer (exit 4)
 │   ├── BackendError           the backend does not answer, or not as it should (exit 4)
 │   │   └── BackendAccessError  the backend refuses the caller's credentials (exit 3)
 │   ├── ClaimLostError         the backend was away so long that others may have taken over (exit 4)
@@ -123,6 +124,10 @@ class EngineError(RunLauncherError):
 
     exit_code = 4
     retryable = True
+
+
+class TargetAwayError(EngineError):
+    """The target does not answer: how its workers are cannot be told now."""
 
 
 class BackendError(EngineError, OSError):

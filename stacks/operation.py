@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from stacks.engine import AttachedProvider, StackName
+from stacks.engine import Provider, StackName
 from stacks.errors import (
     ClaimLostError,
     EngineError,
@@ -29,6 +29,7 @@ from stacks.errors import (
     Started,
     TimeLimitError,
 )
+from stacks.plugins import attached, executables, variables
 from stacks.processes import await_exit
 from stacks.program_server import serve_program
 
@@ -100,17 +101,23 @@ class Operation:
         return serve_program(program, self.folder / "program.sock")
 
     def run(
-        self, arguments: Sequence[str], providers: Sequence[AttachedProvider] = (), timeout: timedelta | None = None
+        self, arguments: Sequence[str], providers: Sequence[Provider] = (), timeout: timedelta | None = None
     ) -> Report:
         """Run the process to its end and return its report; raises EngineError or one of its children.
 
         Past the time limit, and when this thread is interrupted, the process is cancelled, then killed.
         """
-        with ExitStack() as attached:
-            serving = {each.package: attached.enter_context(each.serve()) for each in providers}
+        with ExitStack() as inside:
+            serving = {each.package: inside.enter_context(each.serve()) for each in attached(providers)}
             ports = {**_NOWHERE, **{package: server.port for package, server in serving.items()}}
             attached_to = ",".join(f"{package}:{port}" for package, port in ports.items())
-            environment = {**self.environment, "PULUMI_DEBUG_PROVIDERS": attached_to}
+            folders = dict.fromkeys(str(path.parent) for path in executables(providers).values())
+            environment = {
+                **self.environment,
+                **variables(providers),
+                "PATH": os.pathsep.join([*folders, self.environment["PATH"]]),
+                "PULUMI_DEBUG_PROVIDERS": attached_to,
+            }
             command = [
                 "/bin/sh",
                 "-c",

@@ -19,10 +19,12 @@ from pydantic import BaseModel, Field, JsonValue
 
 from stacks.engine import PROJECT_PREFIX, StackName, shard, stack_name
 from stacks.errors import DamagedFileError
-from stacks.handle import WorkerHandle, WorkerStatus
+from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
 from stacks.store import Store, read_json, walk
 
 RECORD_VERSION: Final = 1
+TERMINATED: Final = "terminated"
+"""The reason of a worker that ended because it was asked to; also what a target tells of one."""
 
 
 class Phase(StrEnum):
@@ -105,13 +107,29 @@ class Record(BaseModel, frozen=True):
 
 
 class Wish(BaseModel, frozen=True):
-    """Somebody wants an attempt to end."""
+    """Somebody wants an attempt to end; `reason` and `message` are what its end is put down to."""
 
     v: int = 1
     run_id: str
     attempt: int
     at: datetime
     by: str
+    reason: str = TERMINATED
+    message: str = "ended by terminate"
+
+    @classmethod
+    def of(cls, record: Record, by: str, **account: str) -> Wish:
+        """A wish of now."""
+        return cls(run_id=record.run_id, attempt=record.attempt, at=datetime.now(UTC), by=by, **account)  # type: ignore[arg-type]
+
+    def accounts_for(self, status: WorkerStatus) -> bool:
+        """True of the end of a worker that came after the wish."""
+        return status.state.ended and status.ended_at is not None and status.ended_at >= self.at
+
+    def account(self, status: WorkerStatus) -> WorkerStatus:
+        """The status of a worker that ended because of the wish."""
+        told = {"state": WorkerState.FAILED, "reason": self.reason, "message": self.message}
+        return status.model_copy(update=told)
 
 
 class Records:
@@ -185,9 +203,9 @@ class Records:
         for shard_name, name in walk(self._store, "wishes"):
             yield StackName(f"{PROJECT_PREFIX}{shard_name}", name.removesuffix(".json"))
 
-    def wish_end(self, record: Record, by: str) -> None:
+    def wish_end(self, record: Record, by: str, **account: str) -> None:
         """Write down that an attempt should end; nothing that is launched of it will stay."""
-        wish = Wish(run_id=record.run_id, attempt=record.attempt, at=datetime.now(UTC), by=by)
+        wish = Wish.of(record, by, **account)
         self._store.write(_wish_path(record.stack), wish.model_dump_json().encode())
 
     def grant(self, stack: StackName) -> None:

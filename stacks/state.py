@@ -9,7 +9,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -202,25 +202,44 @@ class StateFiles:
                         yield StackName(project, name.removesuffix(".json"))
 
 
-def adopted(stack: StackName, adoption: Adoption, secrets: dict[str, Any]) -> dict[str, Any]:
-    """The deployment of a stack that holds one adopted resource under its default provider.
+def adopted(
+    stack: StackName, adoptions: Sequence[Adoption], outputs: Mapping[str, Any], secrets: dict[str, Any]
+) -> dict[str, Any]:
+    """The deployment of a stack that holds adopted resources of one package under its default provider.
 
-    `secrets` is the state's `secrets_providers` entry.
+    `outputs` are the stack's, `secrets` is the state's `secrets_providers` entry.
     """
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    times = {"created": now, "modified": now}
     stack_urn = stack.urn("pulumi:pulumi:Stack", f"{stack.project}-{stack.stack}")
-    package = adoption.type.partition(":")[0]
-    version = adoption.provider_version
+    package = adoptions[0].type.partition(":")[0]
+    version = adoptions[0].provider_version
     provider_name = f"default_{version.replace('.', '_')}" if version else "default"
     provider_urn = stack.urn(f"pulumi:providers:{package}", provider_name)
     provider_id = f"{hash_id(stack.full, package)}"
     provider_inputs = {"version": version} if version else {}
-    times = {"created": now, "modified": now}
+    urns = {each.name: stack.urn(each.type, each.name) for each in adoptions}
+    resources = [
+        {
+            "urn": urns[each.name],
+            "custom": True,
+            "id": each.id,
+            "type": each.type,
+            "inputs": dict(each.inputs),
+            "outputs": dict(each.outputs),
+            "parent": stack_urn,
+            "provider": f"{provider_urn}::{provider_id}",
+            "dependencies": [urns[name] for name in each.depends_on],
+            "additionalSecretOutputs": list(each.secret_outputs),
+            **times,
+        }
+        for each in adoptions
+    ]
     return {
         "manifest": {"time": now, "magic": "", "version": ""},
         "secrets_providers": secrets,
         "resources": [
-            {"urn": stack_urn, "custom": False, "type": "pulumi:pulumi:Stack", **times},
+            {"urn": stack_urn, "custom": False, "type": "pulumi:pulumi:Stack", "outputs": dict(outputs), **times},
             {
                 "urn": provider_urn,
                 "custom": True,
@@ -230,17 +249,7 @@ def adopted(stack: StackName, adoption: Adoption, secrets: dict[str, Any]) -> di
                 "outputs": provider_inputs,
                 **times,
             },
-            {
-                "urn": stack.urn(adoption.type, adoption.name),
-                "custom": True,
-                "id": adoption.id,
-                "type": adoption.type,
-                "inputs": dict(adoption.inputs),
-                "outputs": dict(adoption.outputs),
-                "parent": stack_urn,
-                "provider": f"{provider_urn}::{provider_id}",
-                **times,
-            },
+            *resources,
         ],
     }
 

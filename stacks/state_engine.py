@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -47,14 +47,25 @@ class StateEngine(ABC):
     def _refresh(self, deployment: Deployment, claim: Claim, timeout: timedelta | None) -> None:
         """Bring the state up to date with what its providers read."""
 
-    def adopt(self, deployment: Deployment, adoption: Adoption, claim: Claim, timeout: timedelta | None = None) -> None:
+    def adopt(
+        self,
+        deployment: Deployment,
+        adoptions: Sequence[Adoption],
+        outputs: Mapping[str, Any],
+        claim: Claim,
+        timeout: timedelta | None = None,
+    ) -> None:
         """See Engine."""
         stack = deployment.stack
         self._unlocked(stack, claim, timeout, lambda _: None)
-        if self._backend.salt() is None or self._state.deployment(stack) in (None, {}):
+        latest = self._state.mended(stack) or {}
+        if not latest:
             self.up(Deployment(stack, lambda: None), claim, timeout)  # makes the stack and its encryption salt
-        latest = self._state.deployment(stack) or {}
-        merged = adopted(stack, adoption, latest.get("secrets_providers") or {})
+            latest = self._state.deployment(stack) or {}
+        salt = (latest.get("secrets_providers") or {}).get("state", {}).get("salt")
+        if salt and self._backend.salt() is None:  # of a first launch, which died before it was kept
+            self._backend.keep_salt(str(salt))
+        merged = adopted(stack, adoptions, outputs, latest.get("secrets_providers") or {})
         self._state.write(stack, {**merged, "manifest": latest["manifest"]})
         self._refresh(deployment, claim, timeout)
 

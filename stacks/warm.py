@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, Final
 from pulumi.runtime.proto import engine_pb2
 
 from stacks.claims import Claim
-from stacks.engine import AttachedProvider, Change, Deployment, StackName
+from stacks.engine import Change, Deployment, Provider, StackName
 from stacks.errors import ClaimLostError, EngineError, Started, TimeLimitError
 from stacks.operation import Report, failure, refuse_fork
+from stacks.plugins import attached, executables, variables
 from stacks.state_engine import StateEngine, caught
 from stacks.warm_server import ENGINES, Answer, Ended, Save, WarmServer, environment
 
@@ -61,9 +62,10 @@ class WarmEngine(StateEngine):
         super().__init__(backend)
         self._binary = binary
 
-    def prepare(self) -> None:
+    def prepare(self, providers: tuple[Provider, ...] = ()) -> None:
         """See Engine."""
         refuse_fork()
+        executables(providers)
         self._backend.prove()
         self._binary()
 
@@ -91,7 +93,7 @@ class WarmEngine(StateEngine):
         self,
         stack: StackName,
         claim: Claim,
-        providers: tuple[AttachedProvider, ...] = (),
+        providers: tuple[Provider, ...] = (),
         timeout: timedelta | None = None,
     ) -> int:
         """See Engine."""
@@ -160,9 +162,10 @@ class WarmEngine(StateEngine):
                 "salt": salt or "",
                 "socket": str(hub.programs()),
                 "program": name,
-                "attached": hub.providers(deployment.providers),
+                "attached": hub.providers(attached(deployment.providers)),
+                "plugins": {package: str(path) for package, path in executables(deployment.providers).items()},
                 "folder": str(hub.folder),
-                "environ": environment(),
+                "environ": {**environment(), **variables(deployment.providers)},
             }
             done, in_time = self._await(held, request, partial(self._save, stack, held.claim), timeout)
             if held.claim is not None:

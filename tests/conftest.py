@@ -105,6 +105,17 @@ def dockerd(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
+def docker_host(dockerd: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Daemon:
+    """The session's Docker Engine, where launchers of this process and its children find it, and its provider."""
+    from plugins.install import install, published  # noqa: PLC0415 - on sys.path only now
+
+    monkeypatch.setenv("DOCKER_HOST", dockerd.url)
+    if published("docker") is None:
+        monkeypatch.setenv("PATH", os.pathsep.join([str(install(tmp_path / "plugins", "docker")), os.environ["PATH"]]))
+    return dockerd
+
+
+@pytest.fixture
 def own_dockerd(request: pytest.FixtureRequest) -> Iterator[Dockerd]:
     """A Docker Engine with the tests' images for one test alone, which may kill it and start it again."""
     from dockerd import cannot, running  # noqa: PLC0415

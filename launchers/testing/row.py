@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,11 +14,13 @@ from stacks.handle import WorkerHandle, WorkerStatus
 class TargetRow(Protocol):
     """One target under test, with a backend of its own.
 
-    `shared` is a folder that the test and every worker see under the same path.
+    `shared` is a folder that the test and every worker see under the same path. `orders_streams`: what a worker prints
+    to its two streams is shown in the order in which it was printed; else only what it prints to one of them is.
     """
 
     name: str
     shared: Path
+    orders_streams: bool
 
     def launcher(self, **template: object) -> RunLauncher[Any]:
         """A fresh launcher of this row's backend, its template changed in these fields."""
@@ -40,8 +43,14 @@ class TargetRow(Protocol):
     def seen_elsewhere(self, handle: WorkerHandle) -> WorkerStatus | None:
         """What a launcher in another place says of the handle; None where this host cannot make one."""
 
+    def refused(self) -> tuple[str, ...]:
+        """A command that passes every check of ours, and that the target cannot start."""
+
     def slow_start(self) -> tuple[str, ...] | None:
         """The command of a worker that the target accepts but cannot start; None where there is no such thing."""
+
+    def limits_kept(self) -> AbstractContextManager[None]:
+        """While it lasts somebody ends what is overdue: the target itself, or a reconciler."""
 
     def public_traces(self) -> bytes:
         """Everything that others could read: state, records, archived output, process list."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from programs.args import Context, Run
-from programs.process.template import EnvReference, FileReference, ProcessTemplate
-from stacks.errors import UsageError
+from programs.process.template import ProcessTemplate
+from programs.references import resolve
 
 SCRUBBED: Final = "PULUMI_"
 """The prefix of variables that a worker never inherits: they steer an engine, and may hold its key."""
@@ -38,19 +38,3 @@ def build_environment(template: ProcessTemplate, run: Run, inherited: Mapping[st
         **run.env,
         **{name: resolve(name, source, inherited) for name, source in template.secrets.items()},
     }
-
-
-def resolve(name: str, source: EnvReference | FileReference, environment: Mapping[str, str]) -> str:
-    """The value that a reference leads to; raises UsageError that names the reference, never a value."""
-    if isinstance(source, EnvReference):
-        value = environment.get(source.env)
-        if value is None:
-            message = f"secret {name}: the launcher's environment has no {source.env}"
-            raise UsageError(message)
-        return value
-    try:
-        return source.file.read_text(encoding="utf-8").removesuffix("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        message = f"secret {name}: cannot read {source.file}: {reason}"
-        raise UsageError(message) from error

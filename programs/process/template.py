@@ -10,21 +10,10 @@ from typing import Annotated, ClassVar, Final, Literal, TypedDict
 from pydantic import BaseModel, Field, field_validator
 
 from programs.args import Duration, LauncherTemplate, Resources, Size
+from programs.references import EnvReference, FileReference
 
 _MOST: Final = 2**20  # bytes of all files of a template
 _LONGEST: Final = 255  # bytes of one part of a file's name: NAME_MAX of Linux
-
-
-class EnvReference(BaseModel, frozen=True, extra="forbid"):
-    """A secret that stands in an environment variable of the launcher."""
-
-    env: str
-
-
-class FileReference(BaseModel, frozen=True, extra="forbid"):
-    """A secret that stands in a file on the launcher's host; one trailing newline is not part of it."""
-
-    file: Path
 
 
 class Limits(BaseModel, frozen=True, extra="forbid"):

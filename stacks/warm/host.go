@@ -62,7 +62,7 @@ func (h *host) Provider(ctx *plugin.Context, wanted workspace.PluginDescriptor, 
 		// Dynamic providers run code that their caller sends, and any local user can call the engine's monitor.
 		return nil, fmt.Errorf("dynamic providers are switched off: %s", wanted.Name)
 	}
-	lent, err := h.op.pool.borrow(h.op.lasting, wanted, h.op.asked.Environ, h.diag)
+	lent, err := h.op.pool.borrow(h.op.lasting, wanted, h.op.asked.Plugins[wanted.Name], h.op.asked.Environ, h.diag)
 	if err != nil {
 		return nil, err
 	}

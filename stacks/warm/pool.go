@@ -87,13 +87,16 @@ func (p *pool) attached(socket string) (*attached, error) {
 	return p.providers[socket], nil
 }
 
-// borrow lends a plugin for one operation; the plugin is started where none runs.
+// borrow lends a plugin for one operation; the plugin is started where none runs. Without its executable it is searched.
 func (p *pool) borrow(
-	ctx context.Context, wanted workspace.PluginDescriptor, environ map[string]string, sink diag.Sink,
+	ctx context.Context, wanted workspace.PluginDescriptor, binary string, environ map[string]string, sink diag.Sink,
 ) (*borrowed, error) {
-	binary, err := findPlugin(ctx, sink, wanted)
-	if err != nil {
-		return nil, err
+	if binary == "" {
+		found, err := findPlugin(ctx, sink, wanted)
+		if err != nil {
+			return nil, err
+		}
+		binary = found
 	}
 	process, err := p.lend(ctx, newKind(binary, environ), func(*pluginProcess) bool { return true })
 	if err != nil {

@@ -26,6 +26,7 @@ type request struct {
 	Program    string            `json:"program"`  // the name by which the launcher knows the operation's program
 	Attached   map[string]string `json:"attached"` // the sockets at which the launcher serves providers, by package
 	Folder     string            `json:"folder"`   // the root of programs
+	Plugins    map[string]string `json:"plugins"`  // package -> executable
 	Environ    map[string]string `json:"environ"`  // the environment of plugins: credentials are in it
 
 	// cancel

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dockerd import Daemon
 from servers import Place
-from targets import ROWS, ProcessRow, take_engine
+from targets import TARGETS, DockerRow, ProcessRow, Row, take_engine
 
 from launchers.testing.contract import LauncherContract
 
@@ -27,22 +28,27 @@ def engine(request: pytest.FixtureRequest) -> str:
     return take_engine(request, request.param)
 
 
-@pytest.fixture(params=sorted(ROWS))
-def target(request: pytest.FixtureRequest, tmp_path: Path, place: Place | None, engine: str) -> Iterator[ProcessRow]:
-    chosen, required = request.config.getoption("--target"), request.config.getoption("--require")
-    row = ROWS[request.param]
-    if chosen and row.name not in chosen:
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest, tmp_path: Path, place: Place | None, engine: str) -> Iterator[Row]:
+    chosen = request.config.getoption("--target")
+    if chosen and request.param not in chosen:
         pytest.skip("not chosen with --target")
-    if row.absent is not None:
-        (pytest.fail if row.name in required else pytest.skip)(f"{row.name} is absent: {row.absent}")
-    made = row(tmp_path, place, engine)
+    if request.param == "process":
+        made: Row = ProcessRow(tmp_path, place, engine)
+    else:
+        made = request.getfixturevalue("docker_row")
     yield made
     made.close()
+
+
+@pytest.fixture
+def docker_row(tmp_path: Path, engine: str, docker_host: Daemon) -> DockerRow:
+    return DockerRow(tmp_path, docker_host, engine)
 
 
 class TestContract(LauncherContract):
     """Each promise, on each target, backend and engine."""
 
     @pytest.fixture
-    def row(self, target: ProcessRow) -> ProcessRow:
+    def row(self, target: Row) -> Row:
         return target

@@ -188,7 +188,8 @@ def test_an_adopted_worker_is_unchanged_at_preview_and_ends_with_a_plain_destroy
         "pidNamespace": str(record.pid_namespace),
     }
     with bench.claimed(deployment.stack) as claim:
-        bench.engine.adopt(deployment, Adoption(PROCESS, "worker", "r", inputs, outputs), claim, LIMIT)
+        adoption = Adoption(PROCESS, "worker", "r", inputs, outputs)
+        bench.engine.adopt(deployment, [adoption], {}, claim, LIMIT)
     changes = {
         change.urn.rpartition("::")[0].rpartition("::")[2]: change.operation
         for change in bench.engine.preview(deployment)

@@ -1,0 +1,3 @@
+from programs.docker.program import program
+
+program()

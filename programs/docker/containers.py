@@ -1,0 +1,118 @@
+"""The containers of a Docker Engine: looked at, stopped, read and removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import requests
+
+from programs.docker.reach import APIError, Daemon, NotFound, refusal
+from stacks.errors import EngineError, Started
+
+_SENT: Final = 0.5  # seconds after which the daemon has what it was asked, whether it answered or not
+_FORCE: Final = 30  # seconds beyond the grace that the daemon gets to answer that a container has ended
+_AT_ONCE: Final = 8
+_UNREADABLE: Final = 501  # what the daemon answers where its log driver cannot be read
+_STOPPED: Final = frozenset({204, 304, 404})  # it is now, it was before, or there is none
+
+
+@dataclass(frozen=True)
+class Containers:
+    """See the module. A container is named by its id or name."""
+
+    daemon: Daemon
+
+    def inspect(self, container: str) -> dict[str, Any] | None:
+        """All that the daemon knows of a container; None where there is none."""
+        with self.daemon.answering():
+            try:
+                found: dict[str, Any] = self.daemon.api.inspect_container(container)
+            except NotFound:
+                return None
+        return found
+
+    def inspect_all(self, containers: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The same of many, some at once; those that are not there are left out."""
+        if len(containers) == 1:
+            answers: Iterator[dict[str, Any] | None] = map(self.inspect, containers)
+            yield from filter(None, answers)
+        elif containers:
+            with ThreadPoolExecutor(min(_AT_ONCE, len(containers))) as threads:
+                yield from filter(None, threads.map(self.inspect, containers))
+
+    def listed(self, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+        """One line for each container with these labels, running or not."""
+        with self.daemon.answering():
+            found: list[dict[str, Any]] = self.daemon.api.containers(all=True, filters=label_filter(labels))
+        return found
+
+    def stop(self, container: str, grace: timedelta, *, waits: bool) -> None:
+        """Have the daemon send the stop signal, wait for the grace, and kill; one that has ended or is gone is fine.
+
+        Without waiting the daemon goes on by itself once it was asked, whatever becomes of whoever asked.
+        """
+        api, seconds = self.daemon.api, round(grace.total_seconds() + 0.499)
+        url = f"{api.base_url}/v{api.api_version}/containers/{container}/stop?t={seconds}"
+        with self.daemon.answering():
+            try:
+                answer = api.post(url, timeout=(10, seconds + _FORCE if waits else _SENT))
+            except requests.exceptions.ReadTimeout:
+                if waits:
+                    raise
+                return
+        if answer.status_code not in _STOPPED:
+            message = f"the container {container[:12]} does not stop: {answer.text.strip()}"
+            raise EngineError(message, started=Started.YES)
+
+    def remove(self, container: str) -> None:
+        """Remove a container with the volumes that have no name; repeatable."""
+        with self.daemon.answering():
+            try:
+                self.daemon.api.remove_container(container, v=True, force=True)
+            except NotFound:
+                return
+            except APIError as error:
+                if error.status_code != requests.codes.conflict:  # somebody else removes it just now
+                    message = f"the container {container[:12]} cannot be removed: {refusal(error)}"
+                    raise EngineError(message, started=Started.YES) from error
+
+    def output(self, container: str, *, follow: bool = False) -> Iterator[bytes] | None:
+        """What the container printed, each stream in order; None where there is no container.
+
+        Empty where its log driver cannot be read.
+        """
+        with self.daemon.answering():
+            try:
+                pieces: Iterator[bytes] = self.daemon.api.logs(container, stream=True, follow=follow)
+            except NotFound:
+                return None
+            except APIError as error:
+                if error.status_code != _UNREADABLE:
+                    message = f"the output of container {container[:12]} cannot be read: {refusal(error)}"
+                    raise EngineError(message, started=Started.YES) from error
+                return iter(())
+        return pieces
+
+    def remove_made(self, labels: Mapping[str, str], *, volumes: bool = True) -> None:
+        """Remove the networks and volumes with these labels; repeatable."""
+        api, filters = self.daemon.api, label_filter(labels)
+        with self.daemon.answering():
+            try:
+                for each in api.networks(filters=filters):
+                    api.remove_network(each["Id"])
+                for each in (api.volumes(filters=filters)["Volumes"] or []) if volumes else ():
+                    api.remove_volume(each["Name"])
+            except NotFound:  # somebody else removes them just now
+                return
+            except APIError as error:
+                message = f"a network or volume cannot be removed: {refusal(error)}"
+                raise EngineError(message, started=Started.UNKNOWN) from error
+
+
+def label_filter(labels: Mapping[str, str]) -> dict[str, Any]:
+    """What the daemon takes to list only what has these labels."""
+    return {"label": [f"{name}={value}" for name, value in labels.items()]}
