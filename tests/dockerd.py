@@ -29,13 +29,13 @@ _PREFIX: Final = "rld-"
 _PATH: Final = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
 _PACKAGES: Final = {
     "dockerd": "docker.io",
-    "iptables": "iptables",
     "busybox": "busybox-static",
     "ip": "iproute2",
     "mount": "mount",
     "setpriv": "util-linux",
 }
 """What a daemon needs, and the Debian package that brings it."""
+_PATIENCE: Final = 120  # seconds for what takes one
 _SYS_ADMIN: Final = 1 << 21  # of the capabilities, the one to mount
 
 
@@ -100,7 +100,9 @@ class Dockerd(Daemon):
 def absent() -> str | None:
     """Why there can be no daemon here, neither one of our own nor one that runs already; None if there can."""
     why = cannot()
-    return why if why is None or theirs() is None else None
+    if why is None or theirs() is None:
+        return why
+    return None if shutil.which("busybox") else "no busybox to make images of (Debian: apt install busybox-static)"
 
 
 def cannot() -> str | None:
@@ -210,7 +212,7 @@ def sweep() -> None:
 def _begin(controller: int, options: Sequence[str], *, live_restore: bool, size: str | None) -> Dockerd:
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp"))  # a Unix socket's name is short
-    with (folder / "new").open("w") as lock, (folder / "keeper.log").open("w") as log:
+    with (folder / "new").open("w") as lock, (folder / "keeper.log").open("w+") as log:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (folder / "new").rename(folder / "lock")
         disk = ["--size", size] if size else []
@@ -227,18 +229,20 @@ def _begin(controller: int, options: Sequence[str], *, live_restore: bool, size:
             env={**os.environ, "PATH": _PATH},
         )
         until = time.monotonic() + 10
-        while time.monotonic() < until:
+        while folder.exists() and time.monotonic() < until:
             daemon = _join(folder)
             if daemon is not None:
                 return daemon
             time.sleep(0.01)
-        message = f"the keeper of dockerd does not answer: {(folder / 'keeper.log').read_text()}"
+        log.seek(0)
+        message = f"the keeper of dockerd does not answer: {log.read()}"
         raise UnavailableError(message)
 
 
 def _join(folder: Path) -> Dockerd | None:
     """Connect to the keeper of a daemon; None if it has left, or leaves."""
     connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(_PATIENCE)
     try:
         connection.connect(str(folder / "control"))
         _hear(connection)

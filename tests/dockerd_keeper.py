@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import ipaddress
 import json
 import os
@@ -20,7 +21,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -148,27 +149,36 @@ def clean(folder: Path) -> None:
     """End and remove what a daemon has left, whose keeper is gone or sees to it."""
     end_group(folder.name)
     if (folder / "slice").exists():
-        _give_slice_back(int((folder / "slice").read_text()))
+        for name in links(
+            int((folder / "slice").read_text())
+        ):  # the slice is free when its own bridge, the last, is gone
+            subprocess.run(["ip", "link", "delete", name], check=False, capture_output=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def end_group(name: str, reap: object = None) -> None:
+def end_group(name: str, reap: Callable[[], None] = lambda: None) -> None:
     """SIGKILL every process of a daemon and of its containers, and remove their cgroups."""
     tops = [group / name for group in _groups()]
-    while pids := {pid for top in tops for path in top.rglob("cgroup.procs") for pid in _members(path)}:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    until = time.monotonic() + _PATIENCE
+    while any(top.exists() for top in tops):
+        for path in (path for top in tops for path in (*top.rglob("cgroup.procs"), *top.rglob("freezer.state"))):
+            with contextlib.suppress(OSError):  # gone meanwhile
+                if path.name == "freezer.state":
+                    path.write_text("THAWED")  # what is frozen does not die (cgroup v1)
+                else:
+                    _kill(path.read_text().split())
+        reap()
+        for path in sorted((path for top in tops for path in (top, *top.rglob("*"))), reverse=True):
+            with contextlib.suppress(OSError):  # files that are the kernel's, and groups that are not empty yet
+                path.rmdir()
+        if time.monotonic() > until:
+            message = f"processes of {name} do not end"
+            raise OSError(message)
         time.sleep(0.01)
-        if callable(reap):
-            reap()
-    for top in tops:
-        for path in sorted((path for path in (top, *top.rglob("*")) if path.is_dir()), reverse=True):
-            path.rmdir()
 
 
-def serve(keeper: Keeper, listener: socket.socket, controller: int) -> socket.socket | None:
-    """Do what those who are connected ask for, until the controller ends or the last one leaves, who is returned."""
+def serve(keeper: Keeper, listener: socket.socket, controller: int) -> None:
+    """Do what those who are connected ask for, until the last one leaves or the controller ends."""
     greeting = keeper.start()
     actions = {"start": keeper.start, "kill": keeper.kill, "stop": keeper.stop}
     until, connected = time.monotonic() + _UNUSED, 0
@@ -178,7 +188,7 @@ def serve(keeper: Keeper, listener: socket.socket, controller: int) -> socket.so
         while connected or time.monotonic() < until:
             for key, _ in selector.select(0.5):
                 if key.data == "controller":
-                    return None
+                    return
                 if key.fileobj is listener:
                     connection, _ = listener.accept()
                     selector.register(connection, selectors.EVENT_READ)
@@ -192,11 +202,11 @@ def serve(keeper: Keeper, listener: socket.socket, controller: int) -> socket.so
                     continue
                 connected -= 1
                 if not connected:
-                    return key.fileobj
+                    key.fileobj.detach()  # it stays open until this process ends, which the last one waits for
+                    return
                 selector.unregister(key.fileobj)
                 key.fileobj.close()
             keeper.reap()
-    return None
 
 
 def main() -> None:
@@ -204,21 +214,20 @@ def main() -> None:
     if os.fork():
         os._exit(0)
     signal.signal(signal.SIGTERM, _leave)
+    fcntl.fcntl(int(sys.argv[3]), fcntl.F_SETFD, fcntl.FD_CLOEXEC)
     keeper = Keeper(folder, sys.argv[4:])
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / "control"))
         listener.listen(100)
-        waiting = None  # until all is done, then its connection is closed
         try:
             keeper.prepare()
-            waiting = serve(keeper, listener, controller)
+            serve(keeper, listener, controller)
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             (folder / "control").unlink(missing_ok=True)
             listener.close()
             keeper.clean()
-            if waiting is not None:
-                waiting.close()
+    os._exit(0)  # no command line of it is to be seen any more when the last one's connection closes
 
 
 def _take_slice() -> int:
@@ -234,19 +243,18 @@ def _take_slice() -> int:
     raise OSError(message)
 
 
-def _give_slice_back(number: int) -> None:
-    """Remove the daemon's bridges, those of networks that it made too, with what hangs on them; its own as the last."""
+def links(number: int) -> list[str]:
+    """The network devices of a slice: its bridge and those of its daemon's networks, what hangs on them first."""
     shown = json.loads(_run("ip", "-j", "-4", "address", "show"))
-    ours = {
+    bridges = [
         link["ifname"]
         for link in shown
         for each in link.get("addr_info", ())
-        if ipaddress.ip_address(each["local"]) in _SLICES[number]
-    }
-    for bridge in sorted(ours, key=_bridge(number).__eq__):
-        for link in json.loads(_run("ip", "-j", "link", "show", "master", bridge) or "[]"):
-            subprocess.run(["ip", "link", "delete", link["ifname"]], check=False, capture_output=True)
-        _run("ip", "link", "delete", bridge)
+        if ipaddress.IPv4Address(each["local"]) in _SLICES[number]
+    ]
+    on = [json.loads(_run("ip", "-j", "link", "show", "master", bridge) or "[]") for bridge in bridges]
+    own = _bridge(number)
+    return [*(link["ifname"] for each in on for link in each), *sorted(bridges, key=own.__eq__)]
 
 
 def _bridge(number: int) -> str:
@@ -261,10 +269,10 @@ def _groups() -> Iterator[Path]:
             yield Path(left.split()[4])
 
 
-def _members(path: Path) -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(line) for line in path.read_text().splitlines() if line != "0"]
-    return []
+def _kill(pids: list[str]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def _heard(connection: socket.socket) -> str:
