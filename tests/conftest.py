@@ -118,14 +118,15 @@ def docker_host(dockerd: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def own_dockerd(request: pytest.FixtureRequest) -> Iterator[Dockerd]:
     """A Docker Engine with the tests' images for one test alone, which may kill it and start it again."""
-    from dockerd import cannot, running  # noqa: PLC0415
+    from dockerd import running  # noqa: PLC0415
+    from dockerd_setup import cannot  # noqa: PLC0415
 
     _there_or_skip(request, "docker", cannot())
     yield from _had(request, running())
 
 
 def _had(request: pytest.FixtureRequest, daemon: AbstractContextManager[D]) -> Iterator[D]:
-    from dockerd import UnavailableError  # noqa: PLC0415
+    from dockerd_setup import UnavailableError  # noqa: PLC0415
 
     with ExitStack() as stack:
         try:

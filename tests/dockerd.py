@@ -22,25 +22,12 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import dockerd_keeper
+from dockerd_setup import PATH, UnavailableError, cannot, install
 from images import bring
 
 _KEEPER: Final = dockerd_keeper.__file__
 _PREFIX: Final = "rld-"
-_PATH: Final = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
-_PACKAGES: Final = {
-    "dockerd": "docker.io",
-    "busybox": "busybox-static",
-    "ip": "iproute2",
-    "mount": "mount",
-    "setpriv": "util-linux",
-}
-"""What a daemon needs, and the Debian package that brings it."""
 _PATIENCE: Final = 120  # seconds for what takes one
-_SYS_ADMIN: Final = 1 << 21  # of the capabilities, the one to mount
-
-
-class UnavailableError(Exception):
-    """No daemon can be had; says why."""
 
 
 @dataclass(frozen=True)
@@ -105,21 +92,6 @@ def absent() -> str | None:
     return None if shutil.which("busybox") else "no busybox to make images of (Debian: apt install busybox-static)"
 
 
-def cannot() -> str | None:
-    """Why no daemon of our own can be had here, though missing packages be installed; None if it can."""
-    if sys.platform != "linux":
-        return "dockerd needs Linux"
-    if os.geteuid() != 0:
-        return "dockerd needs root"
-    status = Path("/proc/self/status").read_text()
-    if not int(status.partition("CapEff:")[2].split()[0], 16) & _SYS_ADMIN:
-        return "dockerd needs the right to mount (CAP_SYS_ADMIN)"
-    lacking = _lacking()
-    if lacking and shutil.which("apt-get") is None:
-        return f"not installed, and there is no apt-get: {', '.join(lacking)}"
-    return None
-
-
 def theirs() -> Daemon | None:
     """The daemon that the machine has, if it answers."""
     url = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
@@ -132,30 +104,6 @@ def theirs() -> Daemon | None:
         except Exception:  # noqa: BLE001 - whatever keeps it from answering
             return None
     return Daemon(url)
-
-
-def install() -> None:
-    """Install what is missing. No service is started: a policy forbids it meanwhile, where there is none."""
-    lacking = _lacking()
-    if not lacking:
-        return
-    policy = Path("/usr/sbin/policy-rc.d")
-    ours = not policy.exists()
-    if ours:
-        policy.write_text("#!/bin/sh\nexit 101\n")
-        policy.chmod(0o755)
-    apt = ["apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300"]
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    try:
-        for words in (["update"], ["install", "--no-install-recommends", *lacking]):
-            told = subprocess.run([*apt, *words], env=environment, capture_output=True, text=True, check=False)
-            sys.stderr.write(told.stdout + told.stderr)
-            if told.returncode != 0:
-                message = f"{' '.join(lacking)} could not be installed: {(told.stdout + told.stderr)[-1000:]}"
-                raise UnavailableError(message)
-    finally:
-        if ours:
-            policy.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -212,13 +160,12 @@ def sweep() -> None:
 def _begin(controller: int, options: Sequence[str], *, live_restore: bool, size: str | None) -> Dockerd:
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp"))  # a Unix socket's name is short
+    disk, live = (["--size", size] if size else []), (["--live-restore"] if live_restore else [])
     with (folder / "new").open("w") as lock, (folder / "keeper.log").open("w+") as log:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        (folder / "new").rename(folder / "lock")
-        disk = ["--size", size] if size else []
-        words = [folder, controller, lock.fileno(), *disk, *options, *(["--live-restore"] if live_restore else [])]
+        (folder / "new").rename(folder / "lock")  # locked since it has that name
         subprocess.run(
-            [sys.executable, "-E", _KEEPER, *map(str, words)],
+            [sys.executable, "-E", _KEEPER, folder, str(controller), str(lock.fileno()), *disk, *live, *options],
             check=True,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -226,21 +173,21 @@ def _begin(controller: int, options: Sequence[str], *, live_restore: bool, size:
             pass_fds=[lock.fileno()],
             start_new_session=True,
             cwd="/",
-            env={**os.environ, "PATH": _PATH},
+            env={**os.environ, "PATH": PATH},
         )
-        until = time.monotonic() + 10
-        while folder.exists() and time.monotonic() < until:
+        daemon = None
+        until = time.monotonic() + _PATIENCE
+        while daemon is None and folder.exists() and time.monotonic() < until:
             daemon = _join(folder)
-            if daemon is not None:
-                return daemon
-            time.sleep(0.01)
-        log.seek(0)
-        message = f"the keeper of dockerd does not answer: {log.read()}"
-        raise UnavailableError(message)
+        if daemon is None:
+            log.seek(0)
+            message = f"the keeper of dockerd does not answer: {log.read()}"
+            raise UnavailableError(message)
+        return daemon
 
 
 def _join(folder: Path) -> Dockerd | None:
-    """Connect to the keeper of a daemon; None if it has left, or leaves."""
+    """Connect to the keeper of a daemon; None if it does not listen yet or any more."""
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(_PATIENCE)
     try:
@@ -248,6 +195,7 @@ def _join(folder: Path) -> Dockerd | None:
         _hear(connection)
     except (OSError, EOFError):
         connection.close()
+        time.sleep(0.01)
         return None
     except UnavailableError:
         connection.close()
@@ -265,7 +213,3 @@ def _hear(connection: socket.socket) -> None:
     why = json.loads(heard)
     if why:
         raise UnavailableError(why)
-
-
-def _lacking() -> list[str]:
-    return [package for tool, package in _PACKAGES.items() if shutil.which(tool, path=_PATH) is None]

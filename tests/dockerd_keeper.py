@@ -10,10 +10,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import ipaddress
 import json
 import os
-import random
 import selectors
 import shutil
 import signal
@@ -21,9 +19,12 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NoReturn
+
+import dockerd_network
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS: Final = 0x20000
@@ -32,8 +33,6 @@ _UNUSED: Final = 30  # seconds that a keeper waits for whoever began it to conne
 _PATIENCE: Final = 60  # seconds until dockerd answers
 _HIDDEN: Final = (Path("/etc/docker"), Path("/run/docker"), Path("/run/containerd"))
 """Where dockerd and containerd write whatever they are told; each daemon gets them empty and of its own."""
-_SLICES: Final = list(ipaddress.IPv4Network("198.18.0.0/15").subnets(new_prefix=20))
-"""Addresses of no real network (RFC 2544): a slice for each daemon, whose bridge has the slice's number for a name."""
 _JOIN: Final = 'echo $$ >"$0" && exec setpriv --pdeathsig KILL "$@"'
 
 
@@ -55,7 +54,7 @@ class Keeper:
         _run("mount", "--make-rslave", "/")
         for path in _HIDDEN:
             _run("mount", "-t", "tmpfs", "-o", "mode=700", "none", str(path))
-        (self.folder / "slice").write_text(str(_take_slice()))
+        (self.folder / "slice").write_text(str(dockerd_network.take()))
         (self.folder / "data").mkdir()
         if self.options[:1] == ["--size"]:
             _run("mount", "-t", "tmpfs", "-o", f"size={self.options[1]}", "none", str(self.folder / "data"))
@@ -66,13 +65,13 @@ class Keeper:
         self.reap()
         if self.pid is not None:
             return ""
+        self._await_end()
         (self.folder / "docker.pid").unlink(missing_ok=True)
         group = next(each for each in _groups() if each.name not in {"cpuset", "memory", "cpu", "cpuacct"})
         group = group / self.folder.name / "daemon"
         group.mkdir(parents=True, exist_ok=True)
         words = ["sh", "-c", _JOIN, str(group / "cgroup.procs"), "dockerd", *self._words(), *self.options]
         environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-        environment["PATH"] = f"{environment.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
         log = (os.POSIX_SPAWN_OPEN, 1, str(self.folder / "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self.pid = os.posix_spawnp("sh", words, environment, file_actions=[log, (os.POSIX_SPAWN_DUP2, 1, 2)])
         until = time.monotonic() + _PATIENCE
@@ -106,15 +105,14 @@ class Keeper:
         clean(self.folder)
 
     def _words(self) -> list[str]:
-        slice_ = _SLICES[int((self.folder / "slice").read_text())]
-        pool = list(slice_.subnets())[1]
+        number = int((self.folder / "slice").read_text())
         settings = {
             "data-root": self.folder / "data",
             "exec-root": self.folder / "x",
             "pidfile": self.folder / "docker.pid",
             "host": f"unix://{self.folder}/docker.sock",
-            "bridge": _bridge(_SLICES.index(slice_)),
-            "default-address-pool": f"base={pool},size=26",
+            "bridge": dockerd_network.bridge_of(number),
+            "default-address-pool": f"base={dockerd_network.pool(number)},size=26",
             "cgroup-parent": f"/{self.folder.name}",
             "exec-opt": "native.cgroupdriver=cgroupfs",
             # What these would change is the whole machine's.
@@ -138,21 +136,23 @@ class Keeper:
         with contextlib.suppress(ProcessLookupError):
             if self.pid is not None:
                 os.kill(self.pid, number)
-        containerd = self.folder / "x" / "containerd" / "containerd.pid"
-        while self.pid is not None or (containerd.exists() and Path("/proc", containerd.read_text().strip()).exists()):
+        self._await_end()
+        return ""
+
+    def _await_end(self) -> None:
+        """Wait until dockerd is gone, and its containerd."""
+        file = self.folder / "x" / "containerd" / "containerd.pid"
+        containerd = Path("/proc", file.read_text().strip(), "cmdline") if file.exists() else None
+        while self.pid is not None or (containerd and bytes(self.folder) in _content(containerd)):
             time.sleep(0.01)
             self.reap()
-        return ""
 
 
 def clean(folder: Path) -> None:
     """End and remove what a daemon has left, whose keeper is gone or sees to it."""
     end_group(folder.name)
     if (folder / "slice").exists():
-        for name in links(
-            int((folder / "slice").read_text())
-        ):  # the slice is free when its own bridge, the last, is gone
-            subprocess.run(["ip", "link", "delete", name], check=False, capture_output=True)
+        dockerd_network.free(int((folder / "slice").read_text()))
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -161,16 +161,14 @@ def end_group(name: str, reap: Callable[[], None] = lambda: None) -> None:
     tops = [group / name for group in _groups()]
     until = time.monotonic() + _PATIENCE
     while any(top.exists() for top in tops):
-        for path in (path for top in tops for path in (*top.rglob("cgroup.procs"), *top.rglob("freezer.state"))):
-            with contextlib.suppress(OSError):  # gone meanwhile
-                if path.name == "freezer.state":
-                    path.write_text("THAWED")  # what is frozen does not die (cgroup v1)
-                else:
-                    _kill(path.read_text().split())
+        for group in (Path(each[0]) for top in tops for each in os.walk(top, topdown=False)):
+            with contextlib.suppress(OSError):  # only in the hierarchy of the freezer (cgroup v1)
+                (group / "freezer.state").write_text("THAWED")  # what is frozen does not die
+            for pid in _content(group / "cgroup.procs").decode().split():
+                _kill(int(pid))
+            with contextlib.suppress(OSError):  # not empty yet
+                group.rmdir()
         reap()
-        for path in sorted((path for top in tops for path in (top, *top.rglob("*"))), reverse=True):
-            with contextlib.suppress(OSError):  # files that are the kernel's, and groups that are not empty yet
-                path.rmdir()
         if time.monotonic() > until:
             message = f"processes of {name} do not end"
             raise OSError(message)
@@ -222,43 +220,14 @@ def main() -> None:
         try:
             keeper.prepare()
             serve(keeper, listener, controller)
+        except (OSError, subprocess.SubprocessError):
+            traceback.print_exc()  # whoever began this reads it when the folder is gone
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             (folder / "control").unlink(missing_ok=True)
             listener.close()
             keeper.clean()
     os._exit(0)  # no command line of it is to be seen any more when the last one's connection closes
-
-
-def _take_slice() -> int:
-    """The number of a slice that is nobody's: making a bridge of its name is what takes it."""
-    for number in random.sample(range(len(_SLICES)), len(_SLICES)):
-        name = _bridge(number)
-        if subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=False, capture_output=True).returncode:
-            continue
-        _run("ip", "address", "add", f"{_SLICES[number][1]}/24", "dev", name)
-        _run("ip", "link", "set", name, "up")
-        return number
-    message = f"no bridge could be made, and {len(_SLICES)} names were tried"
-    raise OSError(message)
-
-
-def links(number: int) -> list[str]:
-    """The network devices of a slice: its bridge and those of its daemon's networks, what hangs on them first."""
-    shown = json.loads(_run("ip", "-j", "-4", "address", "show"))
-    bridges = [
-        link["ifname"]
-        for link in shown
-        for each in link.get("addr_info", ())
-        if ipaddress.IPv4Address(each["local"]) in _SLICES[number]
-    ]
-    on = [json.loads(_run("ip", "-j", "link", "show", "master", bridge) or "[]") for bridge in bridges]
-    own = _bridge(number)
-    return [*(link["ifname"] for each in on for link in each), *sorted(bridges, key=own.__eq__)]
-
-
-def _bridge(number: int) -> str:
-    return f"rld{number}"
 
 
 def _groups() -> Iterator[Path]:
@@ -269,10 +238,16 @@ def _groups() -> Iterator[Path]:
             yield Path(left.split()[4])
 
 
-def _kill(pids: list[str]) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)
+def _content(path: Path) -> bytes:
+    with contextlib.suppress(OSError):
+        return path.read_bytes()
+    return b""
+
+
+def _kill(pid: int) -> None:
+    assert pid != 0, "a process of another pid namespace"  # to kill 0 is to kill our own group
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _heard(connection: socket.socket) -> str:

@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import dockerd_keeper
+import dockerd_network
 import psutil
 import pytest
-from dockerd import Daemon, Dockerd, UnavailableError, absent, in_session, running
+from dockerd import Daemon, Dockerd, absent, in_session, running
+from dockerd_setup import UnavailableError
 from images import BUSYBOX, CHECKOUT, WORKER, mounts
 
 OWN: Final = pytest.mark.usefixtures("own_dockerd")
@@ -46,7 +47,9 @@ def client_of(daemon: Daemon) -> Iterator[Any]:
 
 def traces(folder: Path) -> list[str]:
     """All that the kernel and the files know of a daemon."""
-    found = [str(path) for path in (folder, *Path("/sys/fs/cgroup").rglob(folder.name)) if path.exists()]
+    groups = Path("/sys/fs/cgroup")
+    places = (folder, groups / folder.name, *(each / folder.name for each in groups.iterdir()))
+    found = [str(path) for path in places if path.exists()]
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             words = " ".join(process.cmdline())
@@ -57,14 +60,16 @@ def traces(folder: Path) -> list[str]:
     return found
 
 
-def links() -> set[str]:
+def links() -> dict[str, int]:
+    """All network devices, each with the number that no other one gets."""
     shown = json.loads(subprocess.run(["ip", "-j", "link"], check=True, capture_output=True, text=True).stdout)
-    return {each["ifname"] for each in shown}
+    return {each["ifname"]: each["ifindex"] for each in shown if each}
 
 
-def links_of(folder: Path) -> list[str]:
+def links_of(folder: Path) -> set[int]:
     """The network devices of a daemon: bridges with an address of its slice, and what hangs on them."""
-    return dockerd_keeper.links(int((folder / "slice").read_text()))
+    every = links()
+    return {every[name] for name in dockerd_network.links(int((folder / "slice").read_text()))}
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
@@ -148,7 +153,7 @@ def test_nothing_is_left_of_containers_networks_and_a_killed_daemon(own_dockerd:
     assert len(there) > 5
     assert len(devices) == 4  # a bridge of its own and that of the network, each with a container
     assert traces(daemon.folder) == []
-    assert not links() & set(devices)
+    assert not devices & set(links().values())
     with client_of(own_dockerd) as client:
         assert client.ping()
 
@@ -246,7 +251,7 @@ def test_a_session_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
             worker.kill()
 
     assert len(there) > 6
-    assert not links() & set(devices)
+    assert not devices & set(links().values())
 
 
 @OWN
@@ -260,4 +265,4 @@ def test_what_a_killed_keeper_leaves_the_next_daemon_removes() -> None:
     with running():
         wait_until(lambda: traces(daemon.folder) == [])  # at once, if no other session is at it
 
-    assert not links() & set(devices)
+    assert not devices & set(links().values())
