@@ -62,10 +62,10 @@ class Keeper:
 
     def start(self) -> str:
         """Start dockerd, unless it runs; returns why it does not answer, or nothing."""
-        self.reap()
-        if self.pid is not None:
+        if self.pid is not None and self._answers():
             return ""
-        self._await_end()
+        if why := self._await_end():
+            return why
         (self.folder / "docker.pid").unlink(missing_ok=True)
         group = next(each for each in _groups() if each.name not in {"cpuset", "memory", "cpu", "cpuacct"})
         group = group / self.folder.name / "daemon"
@@ -136,16 +136,20 @@ class Keeper:
         with contextlib.suppress(ProcessLookupError):
             if self.pid is not None:
                 os.kill(self.pid, number)
-        self._await_end()
-        return ""
+        return self._await_end()
 
-    def _await_end(self) -> None:
-        """Wait until dockerd is gone, and its containerd."""
-        file = self.folder / "x" / "containerd" / "containerd.pid"
-        containerd = Path("/proc", file.read_text().strip(), "cmdline") if file.exists() else None
-        while self.pid is not None or (containerd and bytes(self.folder) in _content(containerd)):
+    def _await_end(self) -> str:
+        """Wait until dockerd is gone, and its containerd; returns why they are not, or nothing."""
+        pid = _content(self.folder / "x" / "containerd" / "containerd.pid").decode().strip()
+        containerd = Path("/proc", pid, "cmdline")
+        until = time.monotonic() + _PATIENCE
+        self.reap()
+        while self.pid is not None or bytes(self.folder) in _content(containerd):
+            if time.monotonic() > until:
+                return "dockerd or its containerd does not end"
             time.sleep(0.01)
             self.reap()
+        return ""
 
 
 def clean(folder: Path) -> None:

@@ -118,6 +118,14 @@ def test_a_container_survives_the_daemon_and_is_found_again(own_dockerd: Dockerd
     assert left == []
 
 
+def test_a_daemon_killed_by_somebody_else_starts_again_at_once(own_dockerd: Dockerd) -> None:
+    os.kill(own_dockerd.pid, signal.SIGKILL)
+    own_dockerd.start()
+
+    with client_of(own_dockerd) as client:
+        assert client.ping()
+
+
 def test_a_container_that_ends_while_the_daemon_is_away_has_its_exit_code(own_dockerd: Dockerd) -> None:
     with client_of(own_dockerd) as client:
         container = client.containers.run(BUSYBOX, ["sh", "-c", "sleep 1; exit 3"], detach=True)
