@@ -221,7 +221,16 @@ def _abort(error: FailedError | HalfDoneError, context: grpc.ServicerContext, do
     context.abort(grpc.StatusCode.UNKNOWN, message)
 
 
-def serve(plugin: Plugin, then: Callable[[], Any] | None = None) -> None:
+def listen(plugin: Plugin) -> tuple[grpc.Server, int]:
+    """Serve whoever comes to the loopback port that is answered."""
+    server = grpc.server(ThreadPoolExecutor(CALLS, thread_name_prefix="call"), options=_OPTIONS)
+    provider_pb2_grpc.add_ResourceProviderServicer_to_server(Servicer(plugin), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    return server, port
+
+
+def serve(plugin: Plugin, then: Callable[[], Any] | None = None) -> NoReturn:
     """Serve the engine that started this process: until it is gone, or SIGTERM comes.
 
     `then` is called when the engine has been told the port: for what takes time and is not needed to begin with.
@@ -230,15 +239,11 @@ def serve(plugin: Plugin, then: Callable[[], Any] | None = None) -> None:
     gone = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: gone.set())
-    server = grpc.server(ThreadPoolExecutor(CALLS, thread_name_prefix="call"), options=_OPTIONS)
-    provider_pb2_grpc.add_ResourceProviderServicer_to_server(Servicer(plugin), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
+    _, port = listen(plugin)
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
     if then is not None:
         then()
     while os.getppid() == engine and not gone.wait(0.2):
         pass  # an engine that was killed cannot tell us, but it stops being our parent
-    server.stop(None)
-    os._exit(0)  # a call in flight would hold up the interpreter's own end, and its engine is gone
+    os._exit(0)  # not by the interpreter's own end: calls in flight would hold it up, and nobody hears their answers

@@ -34,7 +34,7 @@ class Schema:
     blank      the outputs of which nothing is known; a default that Check does not fill in is among them
     defaults   what Check fills in; `nested` the same for the objects in a property
     computed   outputs that the provider chooses where the inputs do not say
-    unread     those of them that are kept as they were created: a state that lacks one makes the resource be replaced
+    unread     what is kept as it was created: a state that lacks one of these is not as the program wants it
     elements   the objects in a property, with the values that stand for what was not said
     single     properties that hold one object, which is a list of one in Terraform; `maps` have free keys
     sets       properties that have no order; so have those of objects with a name in it
@@ -77,7 +77,7 @@ class Schema:
 
     def state(self, *parts: Values, was_read: bool = False) -> Values:
         """The outputs: of several parts the later ones win. Where it was read, what nobody said is empty, not null."""
-        state = dict(self.blank)
+        state = {name: None if was_read and name in self.unread else value for name, value in self.blank.items()}
         for part in parts:
             state |= {name: self._whole(name, value) for name, value in part.items() if name not in {_DEFAULTS, _DELTA}}
         if was_read:
@@ -103,7 +103,7 @@ class Schema:
         if isinstance(value, list) and name in self.elements:
             blank = self.elements[name]
             return [{key: blank.get(key) if each is None else each for key, each in item.items()} for item in value]
-        if value is None and name in self.maps | self.sets:
+        if value is None and name in (self.maps | self.sets) - self.unread:
             return {} if name in self.maps else []
         return value
 

@@ -71,7 +71,7 @@ CONTAINER: Final = Schema(
             """
         )
     ),
-    unread=frozenset({"envs", "labels"}),
+    unread=frozenset({"attach", "envs", "labels", "logs", "wait"}),
     elements={
         "volumes": {
             "containerPath": "",
