@@ -35,6 +35,7 @@ class Schema:
     defaults   what Check fills in; `nested` the same for the objects in a property
     computed   outputs that the provider chooses where the inputs do not say
     unread     what is kept as it was created: a state that lacks one of these is not as the program wants it
+    chosen     what the provider chooses in the objects of a property where the inputs do not say
     elements   the objects in a property, with the values that stand for what was not said
     single     properties that hold one object, which is a list of one in Terraform; `maps` have free keys
     sets       properties that have no order; so have those of objects with a name in it
@@ -48,6 +49,7 @@ class Schema:
     nested: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     computed: frozenset[str] = frozenset()
     unread: frozenset[str] = frozenset()
+    chosen: Mapping[str, str] = field(default_factory=dict)
     elements: Mapping[str, Values] = field(default_factory=dict)
     single: frozenset[str] = frozenset()
     maps: frozenset[str] = frozenset()
@@ -127,7 +129,7 @@ class Schema:
         return Difference(kinds, self.stables, self.delete_first)
 
     def _kind(self, name: str, old: Any, new: Any) -> str | None:  # noqa: ANN401
-        was, will_be = self._essence(name, old), self._essence(name, new)
+        was, will_be = self._essence(name, self._compared(name, old, new)), self._essence(name, new)
         if will_be is None:
             if old is None and (name in self.unread or self.blank.get(name) in (False, 0)):
                 return "ADD"  # of a value that Terraform would compute, or of a default
@@ -136,8 +138,18 @@ class Schema:
             return "ADD"
         return None if was == will_be else "UPDATE"
 
+    def _compared(self, name: str, old: Any, new: Any) -> Any:  # noqa: ANN401
+        """A value without what was chosen because nobody had said it, and nobody says it now."""
+        chosen = self.chosen.get(name)
+        if chosen is None or not isinstance(old, list) or not isinstance(new, list) or len(old) != len(new):
+            return old
+        return [
+            {key: each for key, each in was.items() if key != chosen or key in will_be}
+            for was, will_be in zip(old, new, strict=True)
+        ]
+
     def _essence(self, name: str, value: Any) -> Any:  # noqa: ANN401
-        if isinstance(value, dict):
+        if isinstance(value, dict) and name not in self.maps:
             items = {key: self._essence(key, each) for key, each in value.items() if key != _DEFAULTS}
             return {key: each for key, each in items.items() if each is not None} or None
         if isinstance(value, list):

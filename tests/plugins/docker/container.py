@@ -47,12 +47,12 @@ class Container:
             raise HalfDoneError(str(error), identity, CONTAINER.state(inputs, {"id": identity})) from error
         if found is None:
             raise FailedError(one_error("container exited immediately"))
-        return identity, CONTAINER.state(inputs, {"containerLogs": logs}, _facts(found))
+        return identity, CONTAINER.state(inputs, {"containerLogs": logs}, _facts(found, wanted))
 
     def read(self, identity: str, state: Values, inputs: Values) -> tuple[Values, Values] | None:
         with self._raising("Error reading container"):
             found = self._settled(identity, state)
-        return None if found is None else (CONTAINER.state(state, _facts(found), was_read=True), inputs)
+        return None if found is None else (CONTAINER.state(state, _facts(found, state), was_read=True), inputs)
 
     def update(self, identity: str, state: Values, news: Values, *, preview: bool) -> Values:
         changed = CONTAINER.change(state, news)
@@ -171,8 +171,8 @@ def _archive(upload: Values) -> bytes:
     return buffer.getvalue()
 
 
-def _facts(found: Values) -> Values:
-    """What a daemon tells of a container, in the provider's words."""
+def _facts(found: Values, known: Values) -> Values:
+    """What a daemon tells of a container, in the provider's words and in the order in which it was known."""
     config, host, networks = found["Config"], found["HostConfig"], found["NetworkSettings"]
     return {
         "id": found["Id"],
@@ -203,7 +203,8 @@ def _facts(found: Values) -> Values:
         "runtime": host["Runtime"],
         "securityOpts": host["SecurityOpt"] or [],
         "usernsMode": host["UsernsMode"],
-        **_where_set(config, host, networks),
+        **_where_set(config, host),
+        **_ports(networks["Ports"], known),
         **({} if found["State"]["Running"] else {"exitCode": found["State"]["ExitCode"]}),
     }
 
@@ -222,19 +223,10 @@ def _limits(host: Values) -> Values:
     }
 
 
-def _where_set(config: Values, host: Values, networks: Values) -> Values:
+def _where_set(config: Values, host: Values) -> Values:
     """What is null in the state where it is not set."""
-    ports = [
-        {"internal": int(port), "external": int(each["HostPort"]), "ip": each["HostIp"], "protocol": protocol}
-        for (port, _, protocol), bound in sorted(
-            (key.partition("/"), value) for key, value in networks["Ports"].items()
-        )
-        for each in bound or []
-        if ":" not in each["HostIp"]
-    ]
     check = config.get("Healthcheck")
     given = {
-        "ports": ports,
         "dns": host["Dns"],
         "dnsOpts": host["DnsOptions"],
         "dnsSearches": host["DnsSearch"],
@@ -249,6 +241,19 @@ def _where_set(config: Values, host: Values, networks: Values) -> Values:
         "healthcheck": check and {"tests": check.get("Test") or [], **_times(check)},
     }
     return {name: value for name, value in given.items() if value}
+
+
+def _ports(bound: Values, known: Values) -> Values:
+    """The ports of a container that runs: of one that does not, the daemon tells none."""
+    order = [(each["internal"], each.get("protocol") or "tcp") for each in known.get("ports") or []]
+    ports = [
+        {"internal": int(port), "external": int(each["HostPort"]), "ip": each["HostIp"], "protocol": protocol}
+        for (port, _, protocol), places in ((key.partition("/"), value) for key, value in bound.items())
+        for each in places or []
+        if ":" not in each["HostIp"]  # the same port for IPv6
+    ]
+    ports.sort(key=lambda each: (*(at for at, one in enumerate(order) if one == (each["internal"], each["protocol"])),))
+    return {"ports": ports} if ports else {}
 
 
 def _times(check: Values) -> Values:

@@ -72,6 +72,7 @@ CONTAINER: Final = Schema(
         )
     ),
     unread=frozenset({"attach", "envs", "labels", "logs", "wait"}),
+    chosen={"ports": "external"},
     elements={
         "volumes": {
             "containerPath": "",
