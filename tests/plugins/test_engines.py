@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pulumi
 import pulumi_docker
 import pytest
 from images import BUSYBOX
@@ -43,10 +44,12 @@ class Bench:
     name: str
 
     def deployment(self, **inputs: Any) -> Deployment:  # noqa: ANN401 - of the container
+        """An input may be a function, which is called where the program runs: secrets can be made only there."""
         given = {"image": BUSYBOX, "command": ["sleep", "600"], "must_run": False, "name": self.name, **inputs}
 
         def program() -> None:
-            pulumi_docker.Container("worker", **given)
+            values = {name: value() if callable(value) else value for name, value in given.items()}
+            pulumi_docker.Container("worker", **values)
 
         return Deployment(STACK, program)
 
@@ -154,6 +157,29 @@ def test_a_name_that_is_taken_is_refused(bench: Bench) -> None:
 
     assert f'Conflict. The container name "/{bench.name}" is already in use' in caught.value.details
     assert bench.states() == ["created"]
+
+
+def all_secret() -> object:
+    return pulumi.Output.secret(["Z=geheim", "A=1"])
+
+
+def one_secret() -> object:
+    return [pulumi.Output.secret("Z=geheim"), "A=1"]  # in another order than the plugin answers
+
+
+@pytest.mark.parametrize("envs", [one_secret, all_secret])
+@pytest.mark.parametrize("command", [["sleep", "600"], ["/no/such/executable"]], ids=["it starts", "it does not"])
+def test_a_secret_in_the_environment_is_in_no_plain_state(
+    bench: Bench, envs: Callable[[], object], command: list[str]
+) -> None:
+    wanted = bench.deployment(command=command, envs=envs)
+    with contextlib.suppress(EngineError):
+        bench.up(wanted)
+    kept = b"".join(path.read_bytes() for path in bench.backend.root.rglob("*") if path.is_file())
+
+    assert bench.daemon.containers.get(bench.name).id in kept.decode()
+    assert bench.daemon.containers.get(bench.name).attrs["Config"]["Env"][:2] == ["A=1", "Z=geheim"]
+    assert b"geheim" not in kept
 
 
 DEFAULTS = {
