@@ -36,6 +36,12 @@ def published(name: str) -> Path | None:
     return max(kept, key=_version, default=None)
 
 
+def provide(folder: Path, name: str) -> Path:
+    """A folder to go first on PATH: the published plugin's own, or else this one, with the stand-in in it."""
+    there = published(name)
+    return install(folder, name) if there is None else there.parent
+
+
 def _version(executable: Path) -> list[int]:
     text = executable.parent.name.rpartition("-v")[2]
     return [int(part) for part in text.split("-")[0].split(".") if part.isdigit()]

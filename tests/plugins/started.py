@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import grpc
 from google.protobuf import json_format
-from plugins.install import install, published
+from plugins.install import provide
 from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc, status_pb2
 
 _REQUESTS: Final = {
@@ -49,8 +49,7 @@ def calling(port: int) -> Iterator[Calls]:
 @contextmanager
 def started(name: str, folder: Path, environment: Mapping[str, str]) -> Iterator[Calls]:
     """Start a plugin: the published one where there is one, else its stand-in; it is ended with the block."""
-    executable = published(name) or install(folder, name) / f"pulumi-resource-{name}"
-    command = [str(executable), _ENGINE]
+    command = [str(provide(folder, name) / f"pulumi-resource-{name}"), _ENGINE]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(environment)) as process:
         assert process.stdout is not None
         try:

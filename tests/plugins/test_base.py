@@ -18,7 +18,7 @@ import pytest
 from google.protobuf import empty_pb2
 from plugins import base
 from plugins.base import Asked, Difference, FailedError, HalfDoneError, Plugin
-from plugins.install import install, published
+from plugins.install import install, provide, published
 from plugins.started import Calls, calling, failed, half_done
 from plugins.values import Values, plain, struct
 from pulumi.runtime.proto import provider_pb2
@@ -255,6 +255,7 @@ def test_without_a_published_plugin_there_is_none(nobody: Path) -> None:
     put(nobody / "plugins" / "resource-docker-v4.11.0")  # not the one that programs are written for
 
     assert published("docker") is None
+    assert provide(nobody / "bin", "docker") == nobody / "bin"
 
 
 def test_of_published_plugins_the_latest_is_used(nobody: Path) -> None:
@@ -269,6 +270,7 @@ def test_a_published_plugin_on_path_comes_before_others(nobody: Path, tmp_path: 
     there = put(tmp_path / "path")
 
     assert published("docker") == there
+    assert provide(nobody / "bin", "docker") == there.parent
 
 
 def test_a_stand_in_that_was_installed_is_executable(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from plugins.values import UNKNOWN
 if TYPE_CHECKING:
     import docker
     from docker.models.containers import Container
-    from dockerd import Daemon
+    from dockerd import Daemon, Dockerd
 
 URN = "urn:pulumi:s::p::docker:index/container:Container::worker"
 NET = "urn:pulumi:s::p::docker:index/network:Network::net"
@@ -353,6 +353,30 @@ def test_two_may_remove_a_container_at_once(plugin: Plugin) -> None:
         list(threads.map(plugin.delete, [state] * 4))
 
     assert plugin.states() == []
+
+
+def test_containers_are_created_at_once(plugin: Plugin) -> None:
+    names = [f"{plugin.name}-{number}" for number in range(8)]
+    with ThreadPoolExecutor(len(names)) as threads:
+        created = list(threads.map(lambda name: plugin.create(name=name), names))
+    running = {each.id: each.name for each in plugin.daemon.containers.list(filters={"name": plugin.name})}
+
+    assert running == {state["id"]: name for (_, state), name in zip(created, names, strict=True)}
+
+
+def test_a_daemon_that_was_started_again_is_reached(own_dockerd: Dockerd, tmp_path: Path) -> None:
+    environment = {**os.environ, "DOCKER_HOST": own_dockerd.url}
+    with contextlib.closing(own_dockerd.client()) as client, started("docker", tmp_path / "bin", environment) as calls:
+        plugin = Plugin(calls, client, "survivor")
+        inputs, state = plugin.create()
+        own_dockerd.kill()
+        with pytest.raises(grpc.RpcError) as caught:
+            plugin.read(state, inputs)
+        own_dockerd.start()
+
+        assert f"Cannot connect to the Docker daemon at {own_dockerd.url}" in failed(caught.value)
+        assert plugin.read(state, inputs)["id"] == state["id"]
+        plugin.delete(state)
 
 
 def test_what_must_run_and_does_not_is_removed_at_refresh(plugin: Plugin) -> None:

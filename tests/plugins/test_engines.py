@@ -14,7 +14,7 @@ import pulumi
 import pulumi_docker
 import pytest
 from images import BUSYBOX
-from plugins.install import install, published
+from plugins.install import provide
 from targets import take_engine
 
 from stacks.backend import Backend
@@ -81,8 +81,7 @@ def bench(
     request: pytest.FixtureRequest, tmp_path: Path, dockerd: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Bench]:
     take_engine(request, request.param)
-    if published("docker") is None:
-        monkeypatch.setenv("PATH", f"{install(tmp_path / 'bin')}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{provide(tmp_path / 'bin', 'docker')}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("DOCKER_HOST", dockerd.url)
     backend = Backend.at(tmp_path / "home")
     backend.open()
