@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,7 +18,6 @@ from plugins.values import UNKNOWN, Values
 _DEFAULTS: Final = "__defaults"
 _DELTA: Final = "__pulumi_raw_state_delta"
 _META: Final = "__meta"
-_LABEL: Final = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 def one_error(message: str) -> str:
@@ -38,7 +36,9 @@ class Schema:
     chosen     what the provider chooses in the objects of a property where the inputs do not say
     elements   the objects in a property, with the values that stand for what was not said
     single     properties that hold one object, which is a list of one in Terraform; `maps` have free keys
-    sets       properties that have no order; so have those of objects with a name in it
+    sets       properties without an order of their own, also within objects
+    outputs    what no input says
+    renamed    Terraform's names that are not just ours in snake case
     stables    properties that cannot change in place, in the published order
     """
 
@@ -173,11 +173,9 @@ class Schema:
 
 
 def ordered(values: list[Any]) -> list[Any]:
-    """A set in cty's order: text by text, objects by their values in the order of Terraform's names; each once."""
+    """A set in cty's order: text by text, objects by their values in the order of their names; each once."""
     return sorted({_rank(each): each for each in values}.values(), key=_rank)
 
 
 def _rank(value: Any) -> str:  # noqa: ANN401
-    if isinstance(value, dict):
-        return json.dumps([(_LABEL.sub("_", key).lower(), value[key]) for key in sorted(value)])
-    return str(value)
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict) else str(value)
