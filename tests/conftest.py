@@ -49,10 +49,15 @@ class AtOnce:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On backends that are servers, most of the contract's many moments of a kill are left to `make soak`."""
+    """The contract's many moments of a kill are for processes and files; of others most are left to `make soak`.
+
+    What a target does has nothing to do with where its records are: other targets meet servers in `make soak` alone.
+    """
     for item in items:
         parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        if parameters.get("place") in {"s3", "postgres"} and parameters.get("delay", 0.2) not in {0.15, 0.2, None}:
+        served, other = parameters.get("place") in {"s3", "postgres"}, parameters.get("target", "process") != "process"
+        seldom = (served or other) and parameters.get("delay", 0.2) not in {0.15, 0.2, None}
+        if seldom or (served and other):
             item.add_marker("soak")
 
 
@@ -107,11 +112,10 @@ def dockerd(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def docker_host(dockerd: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Daemon:
     """The session's Docker Engine, where launchers of this process and its children find it, and its provider."""
-    from plugins.install import install, published  # noqa: PLC0415 - on sys.path only now
+    from plugins.install import provide  # noqa: PLC0415 - on sys.path only now
 
     monkeypatch.setenv("DOCKER_HOST", dockerd.url)
-    if published("docker") is None:
-        monkeypatch.setenv("PATH", os.pathsep.join([str(install(tmp_path / "plugins", "docker")), os.environ["PATH"]]))
+    monkeypatch.setenv("PATH", os.pathsep.join([str(provide(tmp_path / "plugins", "docker")), os.environ["PATH"]]))
     return dockerd
 
 

@@ -96,4 +96,4 @@ def _pinned(image: str, there: Mapping[str, Any]) -> str:
 
 def _repository(image: str) -> str:
     """The repository in its short form, as the daemon shows it."""
-    return parse_repository_tag(image)[0].removeprefix("docker.io/").removeprefix("library/")
+    return str(parse_repository_tag(image)[0]).removeprefix("docker.io/").removeprefix("library/")

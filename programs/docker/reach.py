@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final
 
 import docker
@@ -42,6 +43,10 @@ class Daemon:
     @cached_property
     def api(self) -> docker.APIClient:
         """The client; its first use asks the daemon for its version. Raises TargetAwayError."""
+        socket = Path(self.host.removeprefix("unix://"))
+        if self.host.startswith("unix://") and not socket.exists():
+            message = f"there is no Docker daemon at {self.host}: start one, or name another one in {_HOST}"
+            raise TargetAwayError(message)
         try:
             with self.answering():
                 return docker.APIClient(

@@ -69,7 +69,7 @@ def refusal(act: Callable[[], object]) -> str:
 
 
 def test_the_dict_names_the_built_in_targets() -> None:
-    assert target_names() == ["process"]
+    assert target_names() == ["docker", "process"]
     assert template_model("process") is ProcessTemplate
 
 
@@ -96,8 +96,8 @@ def test_the_registry_imports_no_target() -> None:
     [
         ("proces", "unknown target 'proces'; did you mean 'process'?"),
         ("Process", "unknown target 'Process'; did you mean 'process'?"),
-        ("lambda", "unknown target 'lambda'; known targets: process"),
-        ("", "unknown target ''; known targets: process"),
+        ("lambda", "unknown target 'lambda'; known targets: docker, process"),
+        ("", "unknown target ''; known targets: docker, process"),
     ],
 )
 @pytest.mark.parametrize("act", [template_model, launcher_class])
@@ -108,7 +108,7 @@ def test_an_unknown_target_is_refused_with_a_near_miss(act: Callable[[str], obje
 def test_an_installed_package_adds_a_target(install: Callable[[str, dict[str, str], str], None]) -> None:
     install("acme-nomad", {"nomad": "acme_nomad:TARGET"}, WORKING)
 
-    assert target_names() == ["nomad", "process"]
+    assert target_names() == ["docker", "nomad", "process"]
     assert launcher_class("nomad").__name__ == "Launcher"
     assert parse_template("target: nomad\ndatacenter: here", "t.yaml", "t").template.target == "nomad"
     assert "did you mean 'nomad'?" in refusal(lambda: template_model("nomat"))
@@ -136,7 +136,7 @@ def test_a_model_of_connections_that_is_none_is_refused(install: Callable[[str, 
 def test_listing_the_targets_imports_none_of_them(install: Callable[[str, dict[str, str], str], None]) -> None:
     install("acme-nomad", {"nomad": "acme_nomad:TARGET"}, "raise RuntimeError")
 
-    assert target_names() == ["nomad", "process"]
+    assert target_names() == ["docker", "nomad", "process"]
 
 
 def test_a_target_that_two_packages_claim_names_both(install: Callable[[str, dict[str, str], str], None]) -> None:

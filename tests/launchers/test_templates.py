@@ -221,12 +221,12 @@ def test_what_is_wrong_is_named_with_its_line(text: str, line: int, words: str) 
         ("- target: process", "t.yaml:1: the file must hold a mapping"),
         ("process", "t.yaml:1: the file must hold a mapping"),
         ("!x {target: process}", "t.yaml:1: tags such as"),
-        ("owner: me", "t.yaml:1: target is missing: the kind of compute, one of process"),
+        ("owner: me", "t.yaml:1: target is missing: the kind of compute, one of docker, process"),
         ("owner: me\ntarget:", "t.yaml:2: target: has no value"),
         ("target: [process]", "t.yaml:1: target must be text"),
         ("target: 010", "t.yaml:1: target: 010 is no plain decimal number"),
         ("owner: me\ntarget: proces", "t.yaml:2: unknown target 'proces'; did you mean 'process'?"),
-        ("target: lambda", "t.yaml:1: unknown target 'lambda'; known targets: process"),
+        ("target: lambda", "t.yaml:1: unknown target 'lambda'; known targets: docker, process"),
         (b"target: process\n# caf\xe9\n", "t.yaml:2: is not UTF-8 text"),
         ("target: process".encode("utf-16"), "t.yaml:1: is not UTF-8 text"),
         (b"#" * 1_000_001, "t.yaml:1: the file is larger than 1 MB"),
@@ -355,10 +355,11 @@ def test_names_lists_what_each_name_leads_to(tmp_path: Path) -> None:
     write(tmp_path / "b" / ".hidden.yaml", "")
 
     assert Library([tmp_path / "none", tmp_path / "a", tmp_path / "b"]).names() == [
+        Available("docker", "built in"),
         Available("etl", str(tmp_path / "a" / "etl.yaml")),
         Available("process", str(tmp_path / "b" / "process.yaml")),
     ]
-    assert Library([]).names() == [Available("process", "built in")]
+    assert Library([]).names() == [Available("docker", "built in"), Available("process", "built in")]
 
 
 def test_messages_name_files_under_the_working_folder_by_their_relative_path() -> None:

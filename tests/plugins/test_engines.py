@@ -66,7 +66,7 @@ class Bench:
         identity = str(self.daemon.containers.get(self.name).id)
         record = Adoption(CONTAINER, "worker", identity, inputs, outputs, "5.2.0")
         with self.backend.claims.hold(STACK, "test", LIMIT) as claim:
-            self.engine.adopt(deployment, record, claim, LIMIT)
+            self.engine.adopt(deployment, [record], {}, claim, LIMIT)
 
     def changes(self, deployment: Deployment) -> list[str]:
         changes = self.engine.preview(deployment, LIMIT)
