@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from launchers.settings import Config
     from launchers.values import Ejected, Explanation, Found, Launched, Terminated
     from programs.args import LauncherTemplate, Run
+    from programs.docker.template import DockerTemplate
     from programs.process.template import ProcessTemplate
     from stacks.errors import RunLauncherError
     from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
 
 __all__ = [
     "Config",
+    "DockerTemplate",
     "Ejected",
     "Explanation",
     "Found",
@@ -45,6 +47,7 @@ __all__ = [
 
 _HOMES = {
     "Config": "launchers.settings",
+    "DockerTemplate": "programs.docker.template",
     "Ejected": "launchers.values",
     "Explanation": "launchers.values",
     "Found": "launchers.values",

@@ -174,7 +174,7 @@ def test_five_hundred_templates_are_loaded_as_one_is(record_property: Callable[[
         write(f"t{number}", f"{lines}overrides: {{room.cpu: {{max: 4}}}}\n")
     begun = time.monotonic()
     shelf = library()
-    names = [each.name for each in shelf.names() if each.name != "process"]
+    names = [each.name for each in shelf.names() if each.origin != "built in"]
     digests = {shelf.load(name).template.digest() for name in names}
     record_property("seconds", time.monotonic() - begun)
 

@@ -295,7 +295,7 @@ def test_the_list_shows_each_template_and_what_is_wrong_with_it(site: Site) -> N
     told = {each["name"]: each for each in site.json("template", "list")}
     shown = site("template", "list").stdout
 
-    assert list(told) == ["broken", "child", "process", "small"]
+    assert list(told) == ["broken", "child", "docker", "process", "small"]
     assert told["child"]["owner"] == "data-platform"
     assert told["child"]["digest"] == site.json("template", "show", "child")["digest"]
     assert "did you mean 'grace'?" in told["broken"]["problem"]

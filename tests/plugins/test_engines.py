@@ -19,7 +19,7 @@ from targets import take_engine
 
 from stacks.backend import Backend
 from stacks.cli import CliEngine
-from stacks.engine import Adoption, Deployment, Engine, stack_name
+from stacks.engine import Adoption, Deployment, Engine, InstalledProvider, stack_name
 from stacks.errors import EngineError
 from stacks.setup import ensure_cli, tools_folder
 from stacks.warm import WarmEngine
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LIMIT = timedelta(seconds=60)
 STACK = stack_name("r", 0)
+PROVIDERS = (InstalledProvider("docker", "5.2.0"),)
 CONTAINER = "docker:index/container:Container"
 
 
@@ -51,7 +52,7 @@ class Bench:
             values = {name: value() if callable(value) else value for name, value in given.items()}
             pulumi_docker.Container("worker", **values)
 
-        return Deployment(STACK, program)
+        return Deployment(STACK, program, providers=PROVIDERS)
 
     def up(self, deployment: Deployment) -> None:
         with self.backend.claims.hold(STACK, "test", LIMIT) as claim:
@@ -59,7 +60,7 @@ class Bench:
 
     def destroy(self) -> None:
         with self.backend.claims.hold(STACK, "test", LIMIT) as claim:
-            self.engine.destroy(STACK, claim, (), LIMIT)
+            self.engine.destroy(STACK, claim, PROVIDERS, LIMIT)
 
     def adopt(self, deployment: Deployment, inputs: dict[str, Any], **more: Any) -> None:  # noqa: ANN401
         outputs = {**inputs, **more}

@@ -98,14 +98,14 @@ def _differences(recorded: Any, answer: Any, path: tuple[str, ...] = ()) -> list
 
 
 @pytest.fixture
-def client(dockerd: Daemon) -> Iterator[docker.DockerClient]:
-    with contextlib.closing(dockerd.client()) as client:
+def client(own_dockerd: Daemon) -> Iterator[docker.DockerClient]:
+    with contextlib.closing(own_dockerd.client()) as client:
         yield client
 
 
 @pytest.fixture
-def replay(dockerd: Daemon, client: docker.DockerClient, tmp_path: Path) -> Iterator[Replay]:
-    with started("docker", tmp_path, {**os.environ, "DOCKER_HOST": dockerd.url}) as calls:
+def replay(own_dockerd: Daemon, client: docker.DockerClient, tmp_path: Path) -> Iterator[Replay]:
+    with started("docker", tmp_path, {**os.environ, "DOCKER_HOST": own_dockerd.url}) as calls:
         yield Replay(calls)
     for container in _ours(client.containers.list(all=True)):
         container.remove(force=True)
