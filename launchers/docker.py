@@ -15,10 +15,11 @@ from typing import Any, ClassVar, Final
 
 from launchers.launcher import RunLauncher
 from launchers.shared import Shared
-from launchers.values import Found
+from launchers.values import Event, Found
+from launchers.watching import gone
 from programs.args import LABEL_PREFIX, Connection, ProgramArgs, Run
 from programs.docker import images
-from programs.docker.containers import Containers
+from programs.docker.containers import ContainerEvent, Containers
 from programs.docker.environment import build_environment
 from programs.docker.names import PLACE, container_name
 from programs.docker.reach import Daemon, daemon_at
@@ -213,6 +214,20 @@ class DockerLauncher(RunLauncher[DockerTemplate]):
                 while piece := file.read(65536):
                     yield piece
 
+    def watch(self, cursor: str = "") -> Iterator[Event]:
+        """See RunLauncher: the daemon's own events; where they break off, all is looked at again."""
+        labels = {_BACKEND: self.workspace.backend.identity() or ""}
+        since = cursor or f"{time.time():.9f}"
+        while True:
+            place = self.place()
+            with self._containers.events(labels, since) as events:
+                for found in self._listed(None, labels[_BACKEND], place):
+                    yield Event(found, since)
+                for told in events:
+                    since = told.moment
+                    inspected = self._containers.inspect(told.container)
+                    yield Event(_told(told, inspected, place), since)
+
     # ---- the end ----
 
     def begin_end(self, record: Record) -> bool:
@@ -320,6 +335,14 @@ class DockerLauncher(RunLauncher[DockerTemplate]):
 def _version() -> str:
     """Of the package that declares the resources."""
     return metadata.version("pulumi-docker")
+
+
+def _told(event: ContainerEvent, inspected: Mapping[str, Any] | None, place: str) -> Found:
+    """The container of an event as it is by now; the event has its labels where it is gone."""
+    if inspected is not None:
+        return _found(inspected, place)
+    handle = _handle(event.labels, event.container, event.labels.get("name", ""), place)
+    return gone(Found(handle, WorkerStatus(state=WorkerState.NOT_FOUND), event.labels))
 
 
 def _is_of(inspected: Mapping[str, Any], backend: str | None) -> bool:

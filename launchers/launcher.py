@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, Generic, Protocol, Self, TypeVar, runti
 from launchers.limits import Room
 from launchers.shared import Shared
 from launchers.templates.rules import Rules
-from launchers.values import Data, Ejected, Explanation, Found, Launched, Terminated
+from launchers.values import Data, Ejected, Event, Explanation, Found, Launched, Terminated
 from launchers.workspace import Workspace
 from programs.args import ARGS_KEY, Connection, Context, LauncherTemplate, ProgramArgs, Run, fingerprints
 from stacks.engine import Adoption, Change, Deployment, Provider, stack_name
@@ -382,6 +382,16 @@ class RunLauncher(ABC, Generic[T]):
             lines = tail.decode(errors="replace").splitlines()[-LAST_LINES:]
         status, facts = self.status(record.run_id), self.facts(record) if asks else {}
         return Explanation(record.run_id, record.attempt, status, record.command, facts, tuple(lines))
+
+    def watch(self, cursor: str = "") -> Iterator[Event]:
+        """Every worker of this backend in the launcher's place, and from then on each change of one; never ends.
+
+        Each state is told at least once, those of one worker in their order. `cursor` is of the last event that was
+        seen: what happened since then is told too, as far as the target still knows. Raises TargetAwayError.
+        """
+        from launchers.watching import watch  # noqa: PLC0415
+
+        return watch(self)
 
     # ---- building ----
 

@@ -19,6 +19,17 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Event:
+    """A worker as it was seen at one moment; NOT_FOUND for one that was removed.
+
+    `cursor` is what a later watch takes up from; it is the target's own, and lasts as long as its place.
+    """
+
+    found: Found
+    cursor: str
+
+
+@dataclass(frozen=True)
 class Launched:
     """What a launch returns; `created` is False where the run had been launched before, and nothing was started."""
 

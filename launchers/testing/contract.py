@@ -431,6 +431,29 @@ class LauncherContract:
             assert {"template", "digest", "backend", "fingerprint"} <= {name.partition("/")[2] for name in labels}
             assert found[run.id].handle == launcher.record(run.id).handle
 
+    def test_a_watch_tells_how_a_worker_changes(self, row: TargetRow, launcher: RunLauncher[Any]) -> None:
+        gate, seen = row.shared / "gate", list[WorkerState]()
+        run = row.run('while ! [ -e "$1" ]; do sleep 0.05; done; exit 3', str(gate))
+        launcher.launch(run)
+
+        def watch() -> None:
+            for event in row.launcher().watch():
+                if event.found.handle.run_id == run.id:
+                    seen.append(event.found.status.state)
+                if WorkerState.NOT_FOUND in seen:
+                    return
+
+        with ThreadPoolExecutor() as threads:
+            watching = threads.submit(watch)
+            assert eventually(lambda: WorkerState.RUNNING in seen or watching.done())
+            gate.touch()
+            assert eventually(lambda: WorkerState.FAILED in seen or watching.done())
+            launcher.terminate(run.id)
+            watching.result(PATIENCE.total_seconds())
+
+        once = [state for number, state in enumerate(seen) if seen[:number][-1:] != [state]]
+        assert once == [WorkerState.RUNNING, WorkerState.FAILED, WorkerState.NOT_FOUND]
+
     # ---- what arrives, what is shown ----
 
     def test_command_and_environment_arrive_verbatim(self, row: TargetRow, launcher: RunLauncher[Any]) -> None:

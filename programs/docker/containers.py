@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
 import requests
 
-from programs.docker.reach import APIError, Daemon, NotFound, refusal
+from programs.docker.reach import APIError, Daemon, DockerException, NotFound, refusal
 from stacks.errors import EngineError, Started
 
 _SENT: Final = 0.5  # seconds after which the daemon has what it was asked, whether it answered or not
 _FORCE: Final = 30  # seconds beyond the grace that the daemon gets to answer that a container has ended
 _AT_ONCE: Final = 8
 _UNREADABLE: Final = 501  # what the daemon answers where its log driver cannot be read
+_EVENTS: Final = ("create", "start", "pause", "unpause", "oom", "die", "destroy")
 _STOPPED: Final = frozenset({204, 304, 404})  # it is now, it was before, or there is none
+
+
+@dataclass(frozen=True)
+class ContainerEvent:
+    """Something happened to a container at a moment of the daemon's clock, in seconds; `labels` has its name too."""
+
+    container: str
+    labels: Mapping[str, str]
+    moment: str
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,17 @@ class Containers:
                 return iter(())
         return pieces
 
+    @contextmanager
+    def events(self, labels: Mapping[str, str], since: str) -> Iterator[Iterator[ContainerEvent]]:
+        """What happens to containers with these labels, from a moment on; what it yields ends where that breaks off."""
+        wanted = {"type": ["container"], "event": [*_EVENTS], **label_filter(labels)}
+        with self.daemon.answering():
+            stream = self.daemon.api.events(since=since, filters=wanted, decode=True)
+        try:
+            yield (_event(each) for each in _until_broken(stream))
+        finally:
+            stream.close()
+
     def remove_made(self, labels: Mapping[str, str], *, volumes: bool = True) -> None:
         """Remove the networks and volumes with these labels; repeatable."""
         api, filters = self.daemon.api, label_filter(labels)
@@ -111,6 +133,17 @@ class Containers:
             except APIError as error:
                 message = f"a network or volume cannot be removed: {refusal(error)}"
                 raise EngineError(message, started=Started.UNKNOWN) from error
+
+
+def _until_broken(stream: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    with suppress(requests.RequestException, DockerException, OSError):
+        yield from stream
+
+
+def _event(told: Mapping[str, Any]) -> ContainerEvent:
+    nanoseconds = int(told["timeNano"])
+    moment = f"{nanoseconds // 10**9}.{nanoseconds % 10**9:09d}"
+    return ContainerEvent(str(told["Actor"]["ID"]), dict(told["Actor"]["Attributes"]), moment)
 
 
 def label_filter(labels: Mapping[str, str]) -> dict[str, Any]:

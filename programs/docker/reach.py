@@ -30,7 +30,7 @@ _DEFAULT: Final = "unix:///var/run/docker.sock"
 _daemons: Final[dict[tuple[str, str], Daemon]] = {}
 _guard: Final = threading.Lock()
 
-__all__ = ["APIError", "Daemon", "ImageNotFound", "NotFound", "daemon_at", "refusal"]
+__all__ = ["APIError", "Daemon", "DockerException", "ImageNotFound", "NotFound", "daemon_at", "refusal"]
 
 
 @dataclass(frozen=True)
