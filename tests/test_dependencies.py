@@ -27,7 +27,7 @@ def test_the_lowest_versions_tested_are_the_lower_bounds() -> None:
     lowest = pins("constraints-lowest.txt")
     bounds = {}
     extras = PROJECT["optional-dependencies"]
-    for line in (*PROJECT["dependencies"], *extras["dagster"], *extras["metrics"]):
+    for line in (*PROJECT["dependencies"], *extras["docker"], *extras["dagster"], *extras["metrics"]):
         requirement = Requirement(line)
         (bound,) = [spec.version for spec in requirement.specifier if spec.operator == ">="]
         bounds[canonicalize_name(requirement.name)] = Version(bound)
@@ -39,7 +39,7 @@ def test_the_lowest_versions_tested_are_the_lower_bounds() -> None:
 def test_the_pinned_versions_are_within_the_stated_ranges(name: str) -> None:
     pinned = pins(name)
     extras = PROJECT["optional-dependencies"]
-    lines = [*PROJECT["dependencies"], *extras["test"], *extras["dagster"], *extras["metrics"]]
+    lines = [*PROJECT["dependencies"], *extras["test"], *extras["docker"], *extras["dagster"], *extras["metrics"]]
     wanted = [Requirement(line) for line in lines]
     outside = [
         str(requirement)
