@@ -24,6 +24,7 @@ from launchers.values import Ejected
 from programs.args import HANDLE_OUTPUT
 from programs.launched import launched_config
 from stacks.errors import LaunchConflictError, RunNotFoundError, Started, UsageError
+from stacks.plugins import executables, variables
 from stacks.records import Phase, Record
 from stacks.setup import Cli, ensure_cli, ensure_language_host, tools_folder
 
@@ -47,7 +48,7 @@ _ENV: Final = """\
 # For a POSIX shell, in this folder:  . ./env
 export PATH={path}:"$PATH"
 unset {unset}
-{backend}export PULUMI_CONFIG_PASSPHRASE_FILE={key}
+{variables}{backend}export PULUMI_CONFIG_PASSPHRASE_FILE={key}
 export PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION=true
 export PULUMI_SKIP_UPDATE_CHECK=1
 pulumi stack select {stack}
@@ -127,9 +128,12 @@ def path_by_hand(cli: Cli) -> list[str]:
 def _env(launcher: RunLauncher[Any], stack: str, *, hidden: bool) -> str:
     workspace, tools = launcher.workspace, tools_folder()
     cli = ensure_cli(tools, workspace.progress, configured=workspace.cli)
-    folders = path_by_hand(ensure_language_host(cli, tools, workspace.progress))
+    plugins = [str(path.parent) for path in executables(launcher.providers()).values()]
+    folders = [*plugins, *path_by_hand(ensure_language_host(cli, tools, workspace.progress))]
+    told = variables(launcher.providers())
     return _ENV.format(
         path=shlex.quote(os.pathsep.join(folders)),
+        variables="".join(f"export {name}={shlex.quote(value)}\n" for name, value in told.items()),
         unset=" ".join(name for name in _UNSET if not (hidden and name == "PULUMI_BACKEND_URL")),
         backend=_NEEDS_URL if hidden else "",
         key=shlex.quote(str(workspace.backend.key_file())),

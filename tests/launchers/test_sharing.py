@@ -109,6 +109,7 @@ def test_of_many_threads_that_need_one_object_one_contends_for_its_claim(warm: S
 
 
 @needs_hosts
+@pytest.mark.timeout(900)
 def test_launched_fifty_times_at_once_on_two_hosts_it_is_made_once(warm: SharingBench) -> None:
     """Pid namespaces and networks of their own; home and backend are the same."""
     hosts = [Host(name, warm.settings) for name in ("etl-1", "etl-2")]
