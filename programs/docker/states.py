@@ -25,6 +25,7 @@ STATES: Final[Mapping[str, WorkerState]] = {
 OOM: Final = "OOMKilled"
 START_FAILED: Final = "start failed"
 _SIGNALLED: Final = 128  # added to a signal's number, it is the exit code of what it ended
+_KILLED: Final = _SIGNALLED + signal.SIGKILL
 _NEVER: Final = "0001-01-01"
 
 
@@ -53,10 +54,10 @@ def status_of(inspected: Mapping[str, Any]) -> WorkerStatus:
 
 
 def _account(code: int, error: str, *, oom: bool) -> tuple[str | None, str]:
-    """Reason and message of an end."""
+    """Reason and message of an end. The daemon says `oom` also where only a child of the worker was ended for it."""
     if code == 0:
         return None, ""
-    if oom:
+    if oom and code == _KILLED:
         return OOM, f"it needed more memory than it may have, and the kernel ended it (exit code {code})"
     if error:
         return START_FAILED, error
