@@ -23,7 +23,7 @@ from programs.docker.containers import ContainerEvent, Containers
 from programs.docker.environment import build_environment
 from programs.docker.names import PLACE, container_name
 from programs.docker.reach import Daemon, daemon_at
-from programs.docker.shared import SHARED, Kind, inspect_made
+from programs.docker.shared import Kind, inspect_made, marks, shared_key
 from programs.docker.states import status_of
 from programs.docker.template import DockerConnection, DockerTemplate, Network, Volume
 from stacks.engine import Adoption, InstalledProvider, StackName
@@ -98,7 +98,7 @@ class DockerLauncher(RunLauncher[DockerTemplate]):
 
     def shared(self, run: Run) -> Sequence[Shared]:  # noqa: ARG002 - the template alone says it
         """See RunLauncher: networks and volumes, all durable."""
-        found = []
+        found = {}
         wanted: list[tuple[Kind, int, Network | Volume]] = [
             *(("network", index, each) for index, each in enumerate(self.template.networks)),
             *(("volume", index, each) for index, each in enumerate(self.template.volumes)),
@@ -106,8 +106,9 @@ class DockerLauncher(RunLauncher[DockerTemplate]):
         for kind, index, each in wanted:
             if each.create == "shared":
                 inputs = each.model_dump(mode="json", include={"name", "driver", "options", "internal"})
-                found.append(Shared(SharedKind.DURABLE, f"{kind}-{index}", inputs, self._shared_program(kind, each)))
-        return found
+                name = shared_key(kind, index, each)
+                found[name] = Shared(SharedKind.DURABLE, name, inputs, self._shared_program(kind, each))
+        return list(found.values())
 
     def has_shared(self, record: SharedRecord) -> bool:
         """See RunLauncher."""
@@ -116,17 +117,15 @@ class DockerLauncher(RunLauncher[DockerTemplate]):
 
     def sweep_shared(self, record: SharedRecord, *, data: bool) -> None:
         """See RunLauncher: what the stack made, and a volume only with the data that it holds."""
-        self._containers.remove_made({SHARED: record.stack.stack}, volumes=data)
+        made = marks(record.stack.stack, self.workspace.backend.identity())
+        self._containers.remove_made(made, volumes=data)
 
     def _shared_program(self, kind: Kind, wanted: Network | Volume) -> Callable[[StackName], None]:
         def declare(stack: StackName) -> None:
             from programs.docker.shared_program import program  # noqa: PLC0415 - loads Pulumi
 
-            labels = {
-                _BACKEND: self.workspace.backend.identity() or "",
-                f"{LABEL_PREFIX}template": self.name,
-                SHARED: stack.stack,
-            }
+            made = marks(stack.stack, self.workspace.backend.identity())
+            labels = {**made, f"{LABEL_PREFIX}template": self.name}
             program(self.daemon, kind, wanted, wanted.name or stack.stack, labels)
 
         return declare

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -87,9 +87,11 @@ class Containers:
             except NotFound:
                 return
             except APIError as error:
-                if error.status_code != requests.codes.conflict:  # somebody else removes it just now
+                if error.status_code != requests.codes.conflict:
                     message = f"the container {container[:12]} cannot be removed: {refusal(error)}"
                     raise EngineError(message, started=Started.YES) from error
+                with suppress(NotFound):  # somebody else removes it just now
+                    self.daemon.api.wait(container, timeout=_FORCE, condition="removed")
 
     def output(self, container: str, *, follow: bool = False) -> Iterator[bytes] | None:
         """What the container printed, each stream in order; None where there is no container.
@@ -123,16 +125,20 @@ class Containers:
         """Remove the networks and volumes with these labels; repeatable."""
         api, filters = self.daemon.api, label_filter(labels)
         with self.daemon.answering():
-            try:
-                for each in api.networks(filters=filters):
-                    api.remove_network(each["Id"])
-                for each in (api.volumes(filters=filters)["Volumes"] or []) if volumes else ():
-                    api.remove_volume(each["Name"])
-            except NotFound:  # somebody else removes them just now
-                return
-            except APIError as error:
-                message = f"a network or volume cannot be removed: {refusal(error)}"
-                raise EngineError(message, started=Started.UNKNOWN) from error
+            for each in api.networks(filters=filters):
+                _remove(api.remove_network, each["Id"], f"the network {each['Name']}")
+            for each in (api.volumes(filters=filters)["Volumes"] or []) if volumes else ():
+                _remove(api.remove_volume, each["Name"], f"the volume {each['Name']}")
+
+
+def _remove(remove: Callable[[str], Any], identity: str, what: str) -> None:
+    try:
+        remove(identity)
+    except NotFound:  # somebody else removes it just now
+        return
+    except APIError as error:
+        message = f"{what} cannot be removed: {refusal(error)}"
+        raise EngineError(message, started=Started.UNKNOWN) from error
 
 
 def _until_broken(stream: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ from programs.docker.declaring import declare, listed
 from programs.docker.environment import build_environment
 from programs.docker.names import PLACE, container_name, own_name
 from programs.docker.reach import daemon_at
-from programs.docker.shared import Kind, made_as
+from programs.docker.shared import Kind, made_as, shared_key
 from programs.docker.template import DockerTemplate, Network, Volume
 from programs.launched import read_launched
 
@@ -166,12 +166,12 @@ def _storage(args: ProgramArgs[DockerTemplate]) -> dict[str, Any]:
     return {"volumes": volumes, "tmpfs": args.template.tmpfs, "read_only": args.template.read_only or None}
 
 
-def _made(args: ProgramArgs[DockerTemplate], kind: str, index: int, wanted: Network | Volume) -> str:
+def _made(args: ProgramArgs[DockerTemplate], kind: Kind, index: int, wanted: Network | Volume) -> str:
     """The name of a network or volume: as the template says, the run's own, or what the runs share."""
     if wanted.create == "run":
         return own_name(args.run.id, args.run.attempt, index)
     if wanted.create == "shared":
-        outputs = args.context.shared.get(f"{kind}-{index}")
+        outputs = args.context.shared.get(shared_key(kind, index, wanted))
         assert isinstance(outputs, dict)  # noqa: S101 - it was made ready before the program runs
         return str(outputs["name"])
     return wanted.name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
@@ -10,8 +12,19 @@ from programs.docker.reach import Daemon, NotFound
 from programs.docker.template import Network, Volume
 
 SHARED: Final = f"{LABEL_PREFIX}shared"
-"""The label of what was made here: the name of its stack. What has it not is somebody else's, and never removed."""
+"""The label of what runs share: the name of its stack."""
+_BACKEND: Final = f"{LABEL_PREFIX}backend"
 Kind = Literal["network", "volume"]
+
+
+def shared_key(kind: Kind, index: int, wanted: Network | Volume) -> str:
+    """Under what the runs of a template share it: its name, else where a volume is mounted, else its place in the list.
+
+    Not the place of what has a name or data: a template with one more in front of it would lead to another one.
+    """
+    known = wanted.name or (wanted.mount if isinstance(wanted, Volume) else str(index))
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", known)[:16].strip("-")
+    return f"{kind}-{readable}-{hashlib.sha256(known.encode()).hexdigest()[:6]}"
 
 
 def made_as(wanted: Network | Volume) -> dict[str, Any]:
@@ -34,6 +47,12 @@ def inspect_made(daemon: Daemon, kind: Kind, name: str) -> dict[str, Any] | None
     return found
 
 
-def is_ours(there: Mapping[str, Any], stack: str) -> bool:
-    """True of what was made by this stack."""
-    return (there.get("Labels") or {}).get(SHARED) == stack
+def marks(stack: str, backend: str | None) -> dict[str, str]:
+    """The labels of what a stack of a backend made; what has them not is somebody else's, and never removed."""
+    return {SHARED: stack, _BACKEND: backend or ""}
+
+
+def is_ours(there: Mapping[str, Any], marked: Mapping[str, str]) -> bool:
+    """True of what has these labels, whatever others it has."""
+    labels = there.get("Labels") or {}
+    return all(labels.get(name) == value for name, value in marked.items())
