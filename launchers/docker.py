@@ -186,7 +186,7 @@ class DockerLauncher(RunLauncher[DockerTemplate]):
 
     def facts(self, record: Record) -> Mapping[str, str]:
         """See RunLauncher: image, limits, and what the daemon says of the end."""
-        inspected = self._containers.inspect(self._name(record))
+        inspected = self._own(record)
         if inspected is None:
             return {}
         config, host, told = inspected["Config"], inspected["HostConfig"], inspected["State"]
@@ -205,7 +205,8 @@ class DockerLauncher(RunLauncher[DockerTemplate]):
 
     def logs(self, record: Record, *, follow: bool = False) -> Iterator[bytes]:
         """The worker's output in pieces, each stream in order; with `follow` until the worker has ended."""
-        pieces = self._containers.output(self._name(record), follow=follow)
+        there = self._own(record)
+        pieces = None if there is None else self._containers.output(str(there["Id"]), follow=follow)
         if pieces is not None:
             yield from pieces
         elif record.archive is not None:
@@ -231,11 +232,10 @@ class DockerLauncher(RunLauncher[DockerTemplate]):
 
     def begin_end(self, record: Record) -> bool:
         """See RunLauncher: the daemon itself sends the signal, waits for the grace, and kills."""
-        name = self._name(record)
-        found = self._containers.inspect(name)
-        if found is None or not _is_of(found, self.workspace.backend.identity()):
+        found = self._own(record)
+        if found is None:
             return False
-        self._containers.stop(name, self.template.grace, waits=False)
+        self._containers.stop(str(found["Id"]), self.template.grace, waits=False)
         return True
 
     def save(self, record: Record, grace: timedelta) -> None:
@@ -284,6 +284,13 @@ class DockerLauncher(RunLauncher[DockerTemplate]):
     def _name(record: Record) -> str:
         known = record.coordinates.get("container") or record.coordinates.get("name")
         return str(known or container_name(record.run_id, record.attempt))
+
+    def _own(self, record: Record) -> dict[str, Any] | None:
+        """The run's own container; None where there is none, or another backend's or person's has its name."""
+        if record.removed is not None:
+            return None
+        found = self._containers.inspect(self._name(record))
+        return found if found is not None and _is_of(found, self.workspace.backend.identity()) else None
 
     @property
     def _containers(self) -> Containers:
