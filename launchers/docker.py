@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -305,7 +305,8 @@ class DockerLauncher(RunLauncher[DockerTemplate]):
                 continue
             if each["State"] == "running":
                 handle = _handle(labels, each["Id"], str(each["Names"][0]).lstrip("/"), place)
-                yield Found(handle, WorkerStatus(state=WorkerState.RUNNING), labels)
+                made = datetime.fromtimestamp(each["Created"], UTC)  # it was started in the same moment
+                yield Found(handle, WorkerStatus(state=WorkerState.RUNNING, started_at=made), labels)
             else:
                 others.append(str(each["Id"]))
         yield from (_found(each, place) for each in self._containers.inspect_all(others))
