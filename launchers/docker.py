@@ -134,7 +134,7 @@ class DockerLauncher(RunLauncher[DockerTemplate]):
 
     def is_idle(self, found: Found) -> bool:
         """See RunLauncher: created, and never told to start or unable to."""
-        return found.status.started_at is None and not found.status.state.ended
+        return found.status.started_at is None
 
     def is_taken(self, details: str) -> bool:
         """See RunLauncher."""

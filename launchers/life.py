@@ -478,21 +478,33 @@ def enter(  # noqa: PLR0913 - each is a thing of its own
     engine, deadline = launcher.workspace.engine, time.monotonic() + timeout.total_seconds()
     looks = half_made
     while True:
-        known = next(iter(launcher.find([record])), None) if looks else None
-        if known is not None and launcher.is_idle(known):
-            dismantle(launcher, record, claim)
-            known = None
+        known = _started(launcher, record) if looks else None
+        if looks and known is None and not launcher.create_takes_over:
+            dismantle(launcher, record, claim)  # what was made for it, or of it, would be in the way
         left = timedelta(seconds=max(0.0, deadline - time.monotonic()))
         if known is not None and not launcher.create_takes_over:
-            outputs = {HANDLE_OUTPUT: known.handle.model_dump(mode="json")}
-            engine.adopt(launcher.deployment(args), launcher.adoptions(args, known), outputs, claim, left)
-            return known.handle
+            return _take_over(launcher, args, known, claim, left)
         try:
             return WorkerHandle.model_validate(engine.up(launcher.deployment(args), claim, left)[HANDLE_OUTPUT])
         except EngineError as error:
             if not launcher.is_taken(error.details) or not any(launcher.find([record])):
                 raise
         looks = True
+
+
+def _started(launcher: RunLauncher[Any], record: Record) -> Found | None:
+    """The worker that a launch left, unless it was made and never started."""
+    found = next(iter(launcher.find([record])), None)
+    return None if found is None or launcher.is_idle(found) else found
+
+
+def _take_over(
+    launcher: RunLauncher[Any], args: ProgramArgs[Any], known: Found, claim: Claim, left: timedelta
+) -> WorkerHandle:
+    outputs = {HANDLE_OUTPUT: known.handle.model_dump(mode="json")}
+    deployment, adoptions = launcher.deployment(args), launcher.adoptions(args, known)
+    launcher.workspace.engine.adopt(deployment, adoptions, outputs, claim, left)
+    return known.handle
 
 
 def adopt(launcher: RunLauncher[Any], record: Record) -> Launched:
@@ -517,14 +529,20 @@ def _died_elsewhere(launcher: RunLauncher[Any], record: Record) -> str:
 
 
 def adopt_under(launcher: RunLauncher[Any], record: Record, claim: Claim) -> Launched:
-    """Bring the worker of a half-made launch into the state and write its handle down; raises RunNotFoundError."""
-    workspace = launcher.workspace
-    found = next(iter(launcher.find([record])), None)
+    """Bring the worker of a half-made launch into the state and write its handle down; raises RunNotFoundError.
+
+    Nothing is started here: the values of the run's environment are kept nowhere.
+    """
+    workspace, limit = launcher.workspace, launcher.workspace.engine_timeout
+    found = _started(launcher, record)
     if found is None:
         message = f"run {record.run_id} has no worker to adopt"
         raise RunNotFoundError(message)
     args = launcher.args_again(record, workspace.backend.open())
-    handle = enter(launcher, args, record, claim, workspace.engine_timeout, half_made=True)
+    if launcher.create_takes_over:
+        handle = enter(launcher, args, record, claim, limit, half_made=True)
+    else:
+        handle = _take_over(launcher, args, found, claim, limit)
     launched = record.changed(phase=Phase.LAUNCHED, launched_at=datetime.now(UTC), handle=handle)
     workspace.records.write(with_outputs(launched, args.context.shared))
     return Launched(handle, created=False, status=found.status)

@@ -24,7 +24,14 @@ from launchers.strays import strays
 from launchers.workspace import Workspace
 from stacks.claims import Claim
 from stacks.engine import StackName
-from stacks.errors import DamagedFileError, EngineError, RunLauncherError, StackLockedError, Started
+from stacks.errors import (
+    DamagedFileError,
+    EngineError,
+    RunLauncherError,
+    RunNotFoundError,
+    StackLockedError,
+    Started,
+)
 from stacks.handle import WorkerState, WorkerStatus
 from stacks.records import Phase, Record
 
@@ -192,7 +199,7 @@ def _unread(error: DamagedFileError) -> Action:
 
 def _mend(launcher: RunLauncher[Any], record: Record, claim: Claim, step: Step) -> None:
     """Bring the worker of a half-made launch into the state, or leave nothing of it but its record."""
-    if next(iter(launcher.find([record])), None) is not None:
+    with suppress(RunNotFoundError):
         adopt_under(launcher, record, claim)
         return
     left = dismantle(launcher, record, claim)[1]

@@ -16,6 +16,7 @@ import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.tls import TLSConfig
+from docker.utils import parse_host
 
 from programs.docker.template import DockerConnection
 from stacks.errors import ConfigurationError, TargetAwayError
@@ -42,30 +43,29 @@ class Daemon:
 
     @cached_property
     def api(self) -> docker.APIClient:
-        """The client; its first use asks the daemon for its version. Raises TargetAwayError."""
-        socket = Path(self.host.removeprefix("unix://"))
-        if self.host.startswith("unix://") and not socket.exists():
-            message = f"there is no Docker daemon at {self.host}: start one, or name another one in {_HOST}"
-            raise TargetAwayError(message)
+        """The client; its first use asks the daemon for its version. Raises TargetAwayError, ConfigurationError."""
         try:
-            with self.answering():
-                return docker.APIClient(
-                    base_url=self.host,
-                    version="auto",
-                    timeout=_TIMEOUT,
-                    tls=self._tls(),
-                    use_ssh_client=self.host.startswith("ssh://"),
-                    max_pool_size=32,
-                )
-        except TypeError as error:  # the SDK's answer to what it cannot read
+            parse_host(self.host)
+        except (DockerException, ValueError) as error:
             message = f"the Docker host {self.host!r} cannot be read: {error}"
             raise ConfigurationError(message) from error
+        if self.host.startswith("unix://") and not Path(self.host.removeprefix("unix://")).is_socket():
+            message = f"there is no Docker daemon at {self.host}: start one, or name another one in {_HOST}"
+            raise TargetAwayError(message)
+        with self.answering():
+            return docker.APIClient(
+                base_url=self.host,
+                version="auto",
+                timeout=_TIMEOUT,
+                tls=self._tls(),
+                use_ssh_client=self.host.startswith("ssh://"),
+                max_pool_size=32,
+            )
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that lead a provider plugin, or a `docker` by hand, to this daemon."""
-        tls = {_CERTS: self.certs, _VERIFY: "1"} if self.certs else {}
-        return {_HOST: self.host, _CONTEXT: "", **tls}
+        """The variables that lead a provider plugin, or a `docker` by hand, to this daemon; some hide the caller's."""
+        return {_HOST: self.host, _CONTEXT: "", _CERTS: self.certs, _VERIFY: "1" if self.certs else ""}
 
     def identity(self) -> str:
         """The daemon's own id, of its data folder: the same by whatever way it is reached."""
