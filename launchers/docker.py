@@ -38,7 +38,8 @@ _ATTEMPT: Final = f"{LABEL_PREFIX}attempt"
 _MANY: Final = 16  # from so many runs on, one list of all containers is asked for
 _CONFLICT: Final = re.compile(r'The container name "/(?P<name>[^"]+)" is already in use by container "(?P<id>\w+)"')
 _REFUSED: Final = re.compile(
-    r"(?:Unable to (?:create|start) container[^:]*: |[Uu]nable to (?:pull image|connect to network)[^:]*: )"
+    r"(?:Unable to (?:create|start) (?:container|network|volume)[^:]*: "
+    r"|[Uu]nable to (?:pull image|connect to network)[^:]*: )"
     r"(?P<reason>[^\n]+)"
 )
 _FRAMES: Final = re.compile(r"(Error response from daemon: |error pulling image [^:]+(:[^: ]+)?: )")
@@ -85,7 +86,8 @@ class DockerLauncher(RunLauncher[DockerTemplate]):
         return {"name": container_name(args.run.id, args.run.attempt)}
 
     def check(self, run: Run) -> None:
-        """See RunLauncher: what the template refers to is there."""
+        """See RunLauncher: the daemon answers, and what the template refers to is there."""
+        self.place()
         build_environment(self.template, run, os.environ)
         images.credentials(self.template, os.environ)
 

@@ -29,6 +29,7 @@ from stacks.errors import (
     RunNotFoundError,
     StackLockedError,
     Started,
+    TargetAwayError,
     TimeLimitError,
     UsageError,
     WrongPlaceError,
@@ -355,7 +356,7 @@ class Termination:
         else:
             self._workspace.backend.prove()
         self._wish(record)
-        if not self._launcher.reaches(record.place):
+        if not self._reaches(record):
             message = (
                 f"the worker of run {record.run_id} lives on {self._launcher.where(record.place)}; the wish to end it "
                 "is recorded, and `run-launcher reconcile` or any other command on this run carries it out there"
@@ -425,6 +426,17 @@ class Termination:
             if isinstance(self._asked, str):
                 raise
             return record_of(self._asked)  # the handle is all it takes
+
+    def _reaches(self, record: Record) -> bool:
+        """True if the worker can be ended from here; a target that does not answer is told of with the wish."""
+        try:
+            return self._launcher.reaches(record.place)
+        except TargetAwayError as error:
+            message = (
+                f"{error}; the wish to end run {record.run_id} is recorded, and `run-launcher reconcile` or any other "
+                "command on this run carries it out once it does"
+            )
+            raise TargetAwayError(message, started=Started.UNKNOWN, details=error.details) from error
 
     def _is_nothing(self, record: Record) -> bool:
         """True of a failed launch in another place: it left nothing, or its own launcher says so there."""
