@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -108,7 +109,15 @@ class Containers:
                     message = f"the output of container {container[:12]} cannot be read: {refusal(error)}"
                     raise EngineError(message, started=Started.YES) from error
                 return iter(())
-        return pieces
+        return self._read(pieces)
+
+    def _read(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """The same pieces; a daemon that goes away in between is told of."""
+        with self.daemon.answering():
+            try:
+                yield from pieces
+            except struct.error as error:  # the client's answer to half a message
+                raise requests.ConnectionError from error
 
     @contextmanager
     def events(self, labels: Mapping[str, str], since: str) -> Iterator[Iterator[ContainerEvent]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any
 
@@ -30,9 +31,13 @@ def fetch(daemon: Daemon, template: DockerTemplate, caller: Mapping[str, str], l
     Raises LaunchFailedError with the daemon's reason, TimeLimitError.
     """
     there = None if template.pull == "always" else _look(daemon, template.image)
-    if there is None and template.pull == "never":
-        message = f"the image {template.image} is not on the Docker daemon at {daemon.host}, and is never pulled"
+    platform = template.platform if there is not None and not _is_for(template.platform, there) else ""
+    if template.pull == "never" and (there is None or platform):
+        which = f"{template.image} for {platform}" if platform else template.image
+        message = f"the image {which} is not on the Docker daemon at {daemon.host}, and is never pulled"
         raise LaunchFailedError(message)
+    if platform:
+        there = None
     if there is None:
         _pull(daemon, template, caller, left)
         there = _look(daemon, template.image)
@@ -60,31 +65,52 @@ def _look(daemon: Daemon, image: str) -> dict[str, Any] | None:
     return found
 
 
+def _is_for(platform: str, image: Mapping[str, Any]) -> bool:
+    """True of an image for this platform, which is os[/architecture[/variant]]."""
+    told = [image.get(name) or "" for name in ("Os", "Architecture", "Variant")]
+    wanted = platform.split("/") if platform else []
+    return all(part in {"", there} for part, there in zip(wanted, told, strict=False))
+
+
 def _pull(daemon: Daemon, template: DockerTemplate, caller: Mapping[str, str], left: timedelta) -> None:
-    """Pull the image; the daemon goes on for nobody where the time has passed."""
+    """Pull the image, in a thread of its own: of a registry that does not answer, the daemon says nothing at all."""
+    auth, pulled, is_late = credentials(template, caller), Future[None](), threading.Event()
+
+    def pull() -> None:
+        try:
+            _follow(daemon, template, auth, is_late)
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            pulled.set_exception(error)
+        else:
+            pulled.set_result(None)
+
+    threading.Thread(target=pull, daemon=True).start()
+    try:
+        pulled.result(left.total_seconds())
+    except TimeoutError as error:
+        is_late.set()
+        message = f"the image {template.image} was not pulled in time"
+        raise TimeLimitError(message) from error
+
+
+def _follow(daemon: Daemon, template: DockerTemplate, auth: dict[str, str] | None, is_late: threading.Event) -> None:
+    """Have the daemon pull to the end, or until it is late: then it goes on for nobody."""
     repository, tag = parse_repository_tag(template.image)
-    auth, platform = credentials(template, caller), template.platform or None
+    platform = template.platform or None
+    reason = None
     try:
         with daemon.answering():
-            told = daemon.api.pull(
+            for line in daemon.api.pull(
                 repository, tag or "latest", stream=True, decode=True, auth_config=auth, platform=platform
-            )
-            _follow(told, template.image, left)
+            ):
+                reason = line.get("error")
+                if reason or is_late.is_set():
+                    break
     except APIError as error:
-        message = f"the image {template.image} cannot be pulled: {refusal(error)}"
-        raise LaunchFailedError(message) from error
-
-
-def _follow(told: Any, image: str, left: timedelta) -> None:  # noqa: ANN401 - lines of JSON
-    deadline = time.monotonic() + left.total_seconds()
-    for line in told:
-        if "error" in line:
-            message = f"the image {image} cannot be pulled: {line['error']}"
-            raise LaunchFailedError(message)
-        if time.monotonic() > deadline:
-            told.close()
-            message = f"the image {image} was not pulled in time"
-            raise TimeLimitError(message)
+        reason = refusal(error)
+    if reason:
+        message = f"the image {template.image} cannot be pulled: {reason}"
+        raise LaunchFailedError(message)
 
 
 def _pinned(image: str, there: Mapping[str, Any]) -> str:

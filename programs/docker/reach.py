@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import docker
 import requests
+import urllib3
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.tls import TLSConfig
 from docker.utils import parse_host
@@ -83,7 +84,7 @@ class Daemon:
             yield
         except APIError:
             raise
-        except (DockerException, requests.RequestException, OSError) as error:
+        except (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             self.__dict__.pop("_identity", None)
             message = f"the Docker daemon at {self.host} does not answer: {_reason(error)}"
             raise TargetAwayError(message, details=str(error)) from error
