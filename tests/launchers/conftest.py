@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from command_line import CommandLine, user_in
+from dockerd import Daemon
 from rich_target import TARGET
+from targets import DockerRow, take_engine
 
 from launchers import registry
 
@@ -40,3 +42,16 @@ def cli(empty_home: Path) -> Iterator[CommandLine]:  # noqa: ARG001 - nothing of
     """A user of the command line, with a home that is there for this test only."""
     with tempfile.TemporaryDirectory(prefix="rl-") as root, user_in(Path(root)) as user:
         yield user
+
+
+@pytest.fixture
+def docker_row(request: pytest.FixtureRequest, tmp_path: Path, docker_host: Daemon) -> Iterator[DockerRow]:
+    """Runs on the session's Docker Engine by the warm engine, of which nothing is left at the end."""
+    row = DockerRow(tmp_path, docker_host, take_engine(request, "warm"))
+    yield row
+    launcher = row.launcher()
+    for run_id in launcher.workspace.records.ids():
+        launcher.terminate(run_id)
+    left = [*row.leftovers(), *row.stacks()]
+    row.close()
+    assert left == []
