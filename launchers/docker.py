@@ -23,7 +23,7 @@ from programs.docker.containers import ContainerEvent, Containers
 from programs.docker.environment import build_environment
 from programs.docker.names import PLACE, container_name
 from programs.docker.reach import Daemon, daemon_at
-from programs.docker.shared import Kind, inspect_made, marks, shared_key
+from programs.docker.shared import Kind, inspect_made, made_name, marks, shared_key
 from programs.docker.states import status_of
 from programs.docker.template import DockerConnection, DockerTemplate, Network, Volume
 from stacks.engine import Adoption, InstalledProvider, StackName
@@ -128,7 +128,7 @@ class DockerLauncher(RunLauncher[DockerTemplate]):
 
             made = marks(stack.stack, self.workspace.backend.identity())
             labels = {**made, f"{LABEL_PREFIX}template": self.name}
-            program(self.daemon, kind, wanted, wanted.name or stack.stack, labels)
+            program(self.daemon, kind, wanted, wanted.name or made_name(stack.stack, made), labels)
 
         return declare
 

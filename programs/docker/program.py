@@ -171,9 +171,9 @@ def _made(args: ProgramArgs[DockerTemplate], kind: Kind, index: int, wanted: Net
     if wanted.create == "run":
         return own_name(args.run.id, args.run.attempt, index)
     if wanted.create == "shared":
-        outputs = args.context.shared.get(shared_key(kind, index, wanted))
-        assert isinstance(outputs, dict)  # noqa: S101 - it was made ready before the program runs
-        return str(outputs["name"])
+        key = shared_key(kind, index, wanted)
+        outputs = args.context.shared.get(key)
+        return str(outputs["name"]) if isinstance(outputs, dict) else wanted.name or key  # a preview makes none
     return wanted.name
 
 

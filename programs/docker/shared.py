@@ -52,6 +52,11 @@ def marks(stack: str, backend: str | None) -> dict[str, str]:
     return {SHARED: stack, _BACKEND: backend or ""}
 
 
+def made_name(stack: str, marked: Mapping[str, str]) -> str:
+    """The name of what has none in its template: another backend's template of the same name shares something else."""
+    return f"{stack}-{hashlib.sha256(marked[_BACKEND].encode()).hexdigest()[:6]}"
+
+
 def is_ours(there: Mapping[str, Any], marked: Mapping[str, str]) -> bool:
     """True of what has these labels, whatever others it has."""
     labels = there.get("Labels") or {}
