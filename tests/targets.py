@@ -25,7 +25,7 @@ from servers import Place
 
 from launchers import WorkerHandle, WorkerStatus, load_launcher
 from launchers.factory import make_workspace
-from launchers.launcher import RunLauncher
+from launchers.launcher import HasLogs, RunLauncher
 from launchers.reconcile import Reconciler
 from launchers.settings import BackendSettings, Config, EngineSettings
 from programs.args import Run
@@ -219,10 +219,10 @@ class DockerRow(Row):
 
     def __init__(self, folder: Path, daemon: Daemon, engine: str = "auto") -> None:
         super().__init__(folder, engine=engine)
-        self._client = daemon.client()
+        self.client = daemon.client()
 
     def close(self) -> None:
-        self._client.close()
+        self.client.close()
 
     def launcher(self, **template: object) -> RunLauncher[Any]:
         fields = {
@@ -235,17 +235,27 @@ class DockerRow(Row):
         }
         return load_launcher(DockerTemplate.model_validate(fields), config=self.config())
 
+    def container(self, handle: WorkerHandle) -> Any:  # noqa: ANN401 - docker publishes no types
+        """The worker as the daemon has it."""
+        return self.client.containers.get(str(handle.coordinates["container"]))
+
+    def output(self, run_id: str) -> bytes:
+        """What the launcher shows of a run's output."""
+        launcher = self.launcher()
+        assert isinstance(launcher, HasLogs)
+        return b"".join(launcher.logs(launcher.record(run_id)))
+
     def alive(self, handle: WorkerHandle) -> bool:
         with suppress(NotFound):
-            return bool(self._client.containers.get(str(handle.coordinates["container"])).attrs["State"]["Running"])
+            return bool(self.container(handle).attrs["State"]["Running"])
         return False
 
     def kill(self, handle: WorkerHandle) -> None:
-        self._client.containers.get(str(handle.coordinates["container"])).kill()
+        self.container(handle).kill()
 
     def executions(self, run_id: str) -> int:
         labels = [f"run-launcher/run-id={run_id}", f"contract-row={self._mark}"]
-        return len(self._client.containers.list(all=True, filters={"label": labels}))
+        return len(self.client.containers.list(all=True, filters={"label": labels}))
 
     def seen_elsewhere(self, handle: WorkerHandle) -> WorkerStatus | None:  # noqa: ARG002 - see test_docker.py
         return None
@@ -274,12 +284,12 @@ class DockerRow(Row):
 
     def _living(self) -> Iterator[str]:
         mine = {"label": [f"contract-row={self._mark}"]}
-        for each in self._client.containers.list(all=True, filters=mine):
+        for each in self.client.containers.list(all=True, filters=mine):
             yield f"container {each.name}: {each.status}"
         backend = self.home / "state" / "backend.json"
         if backend.exists():
             made = {"label": [f"run-launcher/backend={json.loads(backend.read_text())['id']}"]}
-            for each in (*self._client.networks.list(filters=made), *self._client.volumes.list(filters=made)):
+            for each in (*self.client.networks.list(filters=made), *self.client.volumes.list(filters=made)):
                 yield f"{type(each).__name__} {each.name}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,9 +50,9 @@ def docker_row(request: pytest.FixtureRequest, tmp_path: Path, docker_host: Daem
     """Runs on the session's Docker Engine by the warm engine, of which nothing is left at the end."""
     row = DockerRow(tmp_path, docker_host, take_engine(request, "warm"))
     yield row
-    launcher = row.launcher()
-    for run_id in launcher.workspace.records.ids():
-        launcher.terminate(run_id)
+    launcher = row.launcher(grace="0s")
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(launcher.terminate, launcher.workspace.records.ids()))
     left = [*row.leftovers(), *row.stacks()]
     row.close()
     assert left == []

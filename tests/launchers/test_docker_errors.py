@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,12 +47,6 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
 }
 
 
-@pytest.fixture
-def client(docker_host: Daemon) -> Iterator[Any]:
-    with closing(docker_host.client()) as client:
-        yield client
-
-
 def is_clear(error: RunLauncherError) -> bool:
     """One line without the frames of engine, plugin and client."""
     text = str(error)
@@ -93,16 +85,15 @@ def test_a_host_port_that_is_taken_is_told(docker_row: DockerRow) -> None:
 
 def test_a_name_that_a_foreign_container_has_is_told_and_that_one_left_alone(
     docker_row: DockerRow,
-    client: Any,  # noqa: ANN401 - docker publishes no types
 ) -> None:
     run = docker_row.run("true")
-    foreign = client.containers.run("busybox:local", ["sleep", "600"], name=f"run-{run.id}", detach=True)
+    foreign = docker_row.client.containers.run("busybox:local", ["sleep", "600"], name=f"run-{run.id}", detach=True)
     launcher = docker_row.launcher()
     try:
         with pytest.raises(LaunchFailedError) as caught:
             launcher.launch(run)
         launcher.terminate(run.id)
-        seen, logs = launcher.status(run.id), list(launcher.logs(launcher.record(run.id)))
+        seen, logs = launcher.status(run.id), docker_row.output(run.id)
         foreign.reload()
 
         assert f"the name run-{run.id} is taken by the container {foreign.id[:12]} that run-launcher" in str(
@@ -110,7 +101,7 @@ def test_a_name_that_a_foreign_container_has_is_told_and_that_one_left_alone(
         )
         assert f"docker rm run-{run.id}" in str(caught.value)
         assert is_clear(caught.value)
-        assert (foreign.status, logs) == ("running", [])
+        assert (foreign.status, logs) == ("running", b"")
         assert seen.state is WorkerState.FAILED
     finally:
         foreign.remove(force=True)
@@ -124,15 +115,14 @@ def test_a_name_that_another_backend_has_is_told_with_that_backend(docker_row: D
     launcher = docker_row.launcher()
     with pytest.raises(LaunchFailedError) as caught:
         launcher.launch(run)
-    record = launcher.record(run.id)
-    shown, told = list(launcher.logs(record)), launcher.why(run.id).facts
+    shown, told = docker_row.output(run.id), launcher.why(run.id).facts
     launcher.terminate(run.id)
 
     assert (
         f"is taken by the container {str(theirs.coordinates['container'])[:12]} of the backend {theirs.backend}"
         in str(caught.value)
     )
-    assert (shown, told) == ([], {})
+    assert (shown, told) == (b"", {})
     assert other.alive(theirs)
     other.launcher().terminate(theirs)
     assert [*other.leftovers(), *other.stacks()] == []
