@@ -63,11 +63,11 @@ mutation Terminate($id: String!, $policy: TerminateRunPolicy) {
 
 
 @contextmanager
-def code_server(folder: Path) -> Iterator[Path]:
+def code_server(folder: Path, jobs: Path = JOBS, **variables: str) -> Iterator[Path]:
     """Serve the jobs on a Unix socket; yields it. One serves any number of sites: it keeps nothing."""
     address = folder / "code.sock"
-    command = [sys.executable, "-m", "dagster", "api", "grpc", "--python-file", str(JOBS), "--socket", str(address)]
-    environment = {**_clean(), "SITE_FOLDER": str(folder), "DAGSTER_HOME": str(folder)}
+    command = [sys.executable, "-m", "dagster", "api", "grpc", "--python-file", str(jobs), "--socket", str(address)]
+    environment = {**_clean(), "SITE_FOLDER": str(folder), "DAGSTER_HOME": str(folder), **variables}
     with _started([*command, "--location-name", LOCATION], environment, folder / "code.log") as process:
         client = DagsterGrpcClient(socket=str(address))
 
@@ -95,6 +95,8 @@ class Site:
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
     variables: dict[str, str] = field(default_factory=dict)
     """More of the environment of the site's processes."""
+    jobs: Path = JOBS
+    """The file of the jobs that the code server serves."""
 
     def __post_init__(self) -> None:
         for name in ("dagster", "done", "templates"):
@@ -195,9 +197,9 @@ class Site:
     @contextmanager
     def instance(self) -> Iterator[DagsterInstance]:
         """The instance as dagster.yaml is now."""
-        before = dict(os.environ)
+        before, environment = dict(os.environ), self.environment
         os.environ.clear()  # settings in variables would come before the site's file
-        os.environ.update(self.environment)
+        os.environ.update(environment)
         try:
             with DagsterInstance.from_config(str(self.folder / "dagster")) as instance:
                 yield instance
@@ -289,8 +291,9 @@ class Desk:
         """A run that is not launched yet, of all ops or of these."""
         location = self.workspace.create_request_context().get_code_location(LOCATION)
         remote = location.get_repository("__repository__").get_full_job(job)
+        found = _job(self.site.jobs, job)
         return self.instance.create_run_for_job(
-            job_def=_job(job).get_subset(op_selection=ops) if ops else _job(job),
+            job_def=found.get_subset(op_selection=ops) if ops else found,
             tags=dict(tags or {}),
             remote_job_origin=remote.get_remote_origin(),
             job_code_origin=remote.get_python_origin(),
@@ -422,13 +425,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def _job(name: str) -> Any:  # noqa: ANN401 - a job
+def _job(file: Path, name: str) -> Any:  # noqa: ANN401 - a job
     """The definition of a job, for its snapshot."""
-    if "on_dagster_jobs" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("on_dagster_jobs", JOBS)
+    module = f"on_dagster_{file.stem}"
+    if module not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module, file)
         assert spec is not None
         assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["on_dagster_jobs"] = module
-        spec.loader.exec_module(module)
-    return next(each for each in sys.modules["on_dagster_jobs"].JOBS if each.name == name)
+        made = importlib.util.module_from_spec(spec)
+        sys.modules[module] = made
+        spec.loader.exec_module(made)
+    return next(each for each in sys.modules[module].JOBS if each.name == name)

@@ -39,6 +39,8 @@ JOB_TAG: Final = "dagster/job"
 """What the record of a run calls its job."""
 ARGS: Final = "DAGSTER_COMPRESSED_EXECUTE_RUN_ARGS"
 """Dagster's own variable for compressed arguments of `dagster api execute_run` (dagster/_cli/api.py)."""
+JOB: Final = "DAGSTER_RUN_JOB_NAME"
+"""Dagster's own variable for a container: the name of the run's job."""
 _HIDDEN: Final = ".dagster/"
 _SHORT: Final = 12  # characters of a digest that people are shown
 
@@ -99,7 +101,7 @@ class Binding:
         chosen = choose(self.config, shown_tags(run), _own_choice(run), location, default)
         launcher = load_launcher(chosen.template, config=self.config, workspace=self.workspace)
         if launcher.rules is not None:
-            launcher.rules = launcher.rules.from_location(location, frozenset({ARGS}))
+            launcher.rules = launcher.rules.from_location(location, frozenset({ARGS, JOB}))
             if launcher.rules.stale:
                 self.report(run, launcher.rules.stale)
         launcher.renew = None  # it was read just now

@@ -54,7 +54,7 @@ def _ask(binding: Binding, run: DagsterRun, worker: WorkerHandle | str, begun: f
         binding.report(run, f"The run worker could not be asked to end: {error}")
         raise
     settled = status.state in OVER and settle_canceled(binding, run.run_id, status)
-    return settled or asked.status.state not in OVER
+    return settled or asked.status.state not in OVER or _is_canceled(binding, run.run_id)
 
 
 def settle_canceled(binding: Binding, run_id: str, status: WorkerStatus) -> bool:
@@ -64,6 +64,12 @@ def settle_canceled(binding: Binding, run_id: str, status: WorkerStatus) -> bool
         return False
     binding.instance.report_run_canceled(run, f"The run was canceled. Its worker: {in_words(status)}")
     return True
+
+
+def _is_canceled(binding: Binding, run_id: str) -> bool:
+    """True of a run whose worker was asked, ended and said so, all before the target had answered."""
+    run = binding.instance.get_run_by_id(run_id)
+    return run is not None and run.status is DagsterRunStatus.CANCELED
 
 
 def _await_end(launcher: RunLauncher[Any], worker: WorkerHandle | str, limit: timedelta) -> WorkerStatus:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dagster import DagsterError, DagsterRun
 from dagster._core.errors import DagsterLaunchFailedError, DagsterUserCodeUnreachableError
+from dagster._core.storage.tags import DOCKER_IMAGE_TAG
 
 from launchers.dagster.binding import Binding, shown_tags, tags_of
 from launchers.dagster.code_host import refuse_remote_code
+from launchers.dagster.code_location import IMAGE, not_used, wishes_of, with_image
 from launchers.dagster.previous import is_ours
 from launchers.dagster.worker import command_and_env
 from programs.args import Run
@@ -70,6 +72,7 @@ class Start:
         self._limit = binding.settings.launch_timeout.total_seconds()
         self._deadline = time.monotonic() + self._limit
         self._attempt = 0 if resumption is None else None
+        self._image: str | None = None
         self._is_begun = False
 
     def perform(self) -> None:
@@ -112,8 +115,14 @@ class Start:
         launcher = binding.launcher(run)
         if launcher.runs_here and not binding.settings.allow_remote_code:
             refuse_remote_code(run, launcher)
-        command, env = command_and_env(binding, run, resume=self._resumption is not None, here=launcher.runs_here)
-        wanted = Run(id=run.run_id, command=command, env=env, tags=shown_tags(run))
+        wishes = wishes_of(run, launcher)
+        launcher, image_is_used = with_image(launcher, wishes.image)
+        self._image = getattr(launcher.template, IMAGE, None)
+        told = not_used(launcher, wishes, image_is_used=image_is_used)
+        if told is not None:
+            binding.report(run, told)
+        command, env = command_and_env(binding, run, launcher, resume=self._resumption is not None)
+        wanted = Run(id=run.run_id, command=command, env={**wishes.env, **env}, tags=shown_tags(run))
         return _hold(lambda left: self._once(launcher, wanted, left), self._deadline).handle
 
     def _announce(self) -> None:
@@ -144,9 +153,12 @@ class Start:
         binding.launched(run.run_id)
         to_resume = "" if self._resumption is None else f" to resume the run (attempt {handle.attempt})"
         try:
-            tagged = begun(lambda: binding.instance.add_run_tags(run.run_id, tags_of(handle)))
+            tags, facts = tags_of(handle), binding.facts(handle)
+            if self._image is not None:
+                tags[DOCKER_IMAGE_TAG] = facts[IMAGE] = self._image
+            tagged = begun(lambda: binding.instance.add_run_tags(run.run_id, tags))
             announced.result()
-            binding.report(run, f"Run worker launched{to_resume}", binding.facts(handle))
+            binding.report(run, f"Run worker launched{to_resume}", facts)
             tagged.result()
         except BaseException:
             with suppress(RunLauncherError):

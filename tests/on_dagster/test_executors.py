@@ -46,7 +46,8 @@ def test_a_worker_sees_the_launcher_that_its_executor_asks_for(
     site = make_site({} if previous is None else {"previous": previous})
     with site.desk() as desk:
         run = desk.instance.create_run_for_job(a_job)
-        data = worker_instance(desk.launcher.binding, run).run_launcher_data
+        binding = desk.launcher.binding
+        data = worker_instance(binding, run, binding.launcher(run)).run_launcher_data
     site.config = {}
 
     assert data is not None
