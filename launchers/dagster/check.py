@@ -22,7 +22,9 @@ from packaging.version import Version
 
 from launchers.commands.examining import hidden_packages, keeping
 from launchers.config import load_config
+from launchers.dagster.check_container import check_container, settings_of
 from launchers.dagster.code_host import is_here
+from launchers.dagster.docker_steps import CLASS as DOCKER
 from launchers.dagster.schema import CONFIG, Settings
 from launchers.factory import load_launcher, make_workspace
 from launchers.findings import Finding, Level, asked
@@ -54,6 +56,8 @@ def check(file: Path, workspace: Path | None) -> Iterator[Finding]:
             launcher: list[Launcher[Any]] = []
             yield from _configured(each, launcher)
             yield from _instance(reference, each, launcher)
+            for made in launcher:
+                yield from check_container(reference, each, made)
             yield from _code(workspace, each, launcher)
 
 
@@ -74,6 +78,8 @@ def _launcher(reference: InstanceRef, settings: list[Settings]) -> Iterator[Find
     data = reference.run_launcher_data
     if data is None or (data.module_name, data.class_name) != (MODULE, CLASS):
         yield Finding("run_launcher", _instead(data), Level.BROKEN)
+        if data is not None and data.class_name == DOCKER:
+            yield settings_of(data)
         return
     told = process_config(resolve_to_config_type(CONFIG), dict(data.config_dict))
     if not told.success:
@@ -94,7 +100,8 @@ def _instead(data: ConfigurableClassData | None) -> str:
     there: dict[str, Any] = {"module": previous.module_name, "class": previous.class_name}
     if previous.config_dict:
         there["config"] = "(what stands there now)"
-    config = {"template": "process", "previous": there}
+    template = "docker" if previous.class_name == DOCKER else "process"
+    config = {"template": template, "previous": there}
     block = {"run_launcher": {"module": MODULE, "class": CLASS, "config": config}}
     written = yaml.safe_dump(block, sort_keys=False).rstrip()
     return f"it is {previous.class_name}; to launch with run-launcher, write:\n{written}"

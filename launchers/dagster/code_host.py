@@ -12,7 +12,7 @@ from dagster import DagsterRun
 from launchers.launcher import RunLauncher
 from stacks.errors import UsageError
 
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0", "::"})  # noqa: S104 - names, none is bound
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0", "::"})  # noqa: S104 - names, none is bound
 
 
 def refuse_remote_code(run: DagsterRun, launcher: RunLauncher[Any]) -> None:
@@ -39,10 +39,10 @@ def code_host(run: DagsterRun) -> str | None:
 
 def is_here(host: str) -> bool:
     """True if a host name leads to this host."""
-    if host in _LOOPBACK:
+    if host in LOOPBACK:
         return True
     with suppress(OSError, UnicodeError):
         mine = {each.address.partition("%")[0] for several in psutil.net_if_addrs().values() for each in several}
         found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
-        return bool(found & (mine | _LOOPBACK)) or any(each.startswith("127.") for each in found)
+        return bool(found & (mine | LOOPBACK)) or any(each.startswith("127.") for each in found)
     return False

@@ -76,6 +76,7 @@ FIELDS: Final[Mapping[str, str]] = {
 }
 """Arguments of `containers.create`, and the template's fields for them."""
 _LEAVES_OUT: Final = "pulumi-docker has no input for it"
+_NOT_YET: Final = "not yet"
 _WINDOWS: Final = "for Windows only"
 _LAUNCHER: Final = "the launcher says it"
 WITHOUT: Final[Mapping[str, str]] = {
@@ -89,11 +90,11 @@ WITHOUT: Final[Mapping[str, str]] = {
     "cpu_rt_runtime": _LEAVES_OUT,
     "cpuset_mems": _LEAVES_OUT,
     "detach": _LAUNCHER,
-    "device_cgroup_rules": _LEAVES_OUT,
-    "device_read_bps": _LEAVES_OUT,
-    "device_read_iops": _LEAVES_OUT,
-    "device_write_bps": _LEAVES_OUT,
-    "device_write_iops": _LEAVES_OUT,
+    "device_cgroup_rules": _NOT_YET,
+    "device_read_bps": _NOT_YET,
+    "device_read_iops": _NOT_YET,
+    "device_write_bps": _NOT_YET,
+    "device_write_iops": _NOT_YET,
     "init_path": "Docker takes it no more",
     "isolation": _WINDOWS,
     "kernel_memory": "Docker takes it no more",

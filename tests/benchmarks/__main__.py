@@ -15,6 +15,7 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are no package: servers.py is found by its name
 
+from .containers import containers, docker_runs
 from .figures import at_once, growth, shim_memory, start_up
 from .flow import backends, first, flow
 from .lives import lives
@@ -33,6 +34,8 @@ FIGURES: Final[dict[str, Callable[[Place, int], Table]]] = {
     "backends": backends,
     "dagster": runs,
     "queue": queue,
+    "containers": containers,
+    "dagster-docker": docker_runs,
 }
 
 

@@ -98,6 +98,12 @@ def test_reconcile_says_that_dagster_home_is_missing(make_site: Callable[..., Si
 # ---- check ----
 
 
+def findings(site: Site) -> list[dict[str, str]]:
+    """All that `check` finds."""
+    told = json.loads(site.call("dagster", "check", "-o", "json", code=None).stdout)
+    return list(told["findings"])
+
+
 def checked(site: Site, *words: str, code: int = 1) -> dict[str, tuple[str, str]]:
     """What `check` found: name to level and text; of several of one name, the worst."""
     told = json.loads(site.call("dagster", "check", "-o", "json", *words, code=code).stdout)
@@ -164,6 +170,48 @@ def test_what_to_write_can_be_copied_from_a_terminal(make_site: Callable[..., Si
     site.write("dagster/dagster.yaml", yaml.safe_load(block))
 
     assert checked(site, code=0)["previous"][0] == "ok"
+
+
+def in_containers(site: Site, **keys: Any) -> None:  # noqa: ANN401 - YAML
+    """Have the site's runs be containers, of a daemon that is not there."""
+    site.config = {"template": "etl"}
+    site.variables["DOCKER_HOST"] = "unix:///nowhere/docker.sock"
+    site.template("etl", target="docker", image="etl:1", **keys)
+
+
+def test_what_a_container_could_not_reach_or_does_not_know_is_told(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    in_containers(site)
+    site.configure()
+    found = checked(site)
+    postgres = {"postgres_db": {"username": "etl", "password": {"env": "SECRET"}, "hostname": "localhost",
+                                "db_name": "etl"}}  # fmt: skip
+    site.configure(storage={"postgres": postgres})
+    told = [each["value"] for each in findings(site) if each["name"] == "storage"]
+    in_containers(site, network_mode="host", secrets={"SECRET": {"env": "SECRET"}})
+    well = [each["value"] for each in findings(site) if each["name"] == "storage"]
+    site.config = {}
+
+    folder = site.folder / "dagster"
+    assert f"add to its volumes {{host: {folder}" in found["storage"][1]
+    assert found["docker"] == ("broken", found["docker"][1])
+    assert "there is no Docker daemon at unix:///nowhere/docker.sock" in found["docker"][1]
+    assert "launch_timeout_seconds (30)" in found["image"][1]
+    assert [each for each in told if "secrets: {SECRET: {env: SECRET}}" in each]
+    assert [each for each in told if "it is at localhost" in each]
+    assert well == []
+
+
+def test_the_settings_of_docker_run_launcher_are_told_as_a_templates(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    config = {"networks": ["etl"], "container_kwargs": {"mem_limit": "1g", "auto_remove": True}}
+    site.configure({"module": "dagster_docker", "class": "DockerRunLauncher", "config": config})
+    found = checked(site)
+
+    assert "template: docker" in found["run_launcher"][1]
+    assert "- networks: networks" in found["template"][1]
+    assert "- container_kwargs.mem_limit: resources.memory" in found["template"][1]
+    assert "- container_kwargs.auto_remove: no field: `keep` says" in found["template"][1]
 
 
 NOTES: list[tuple[dict[str, Any], str, str]] = [

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import pytest
 from dagster import DagsterEventType, DagsterRun
 from dagster._core.errors import DagsterLaunchFailedError
@@ -178,11 +179,13 @@ def test_a_killed_worker_is_resumed_in_another_container(site: Site, docker_host
         desk.instance.resume_run(run_id, desk.workspace.create_request_context(), 1)
         desk.holds(run_id, times=2)
         during = containers(docker_host, site)
+        shown = [word for process in psutil.process_iter() for word in words_of(process)]
         site.let_go(run_id)
         desk.ends(run_id, as_="SUCCESS")
 
         assert health.status is WorkerStatus.FAILED
         assert [(name, state) for name, state, _ in during] == [(run_id, "running")]
+        assert [word for word in shown if run_id in word and "InstanceRef" in word] == []
 
 
 def test_the_code_locations_image_is_used_where_the_template_opens_it(site: Site, docker_host: Daemon) -> None:
@@ -261,6 +264,13 @@ def containers(daemon: Daemon, site: Site) -> list[tuple[str, str, int]]:
         found = client.containers.list(all=True, filters={"label": f"site={site.mark}"})
         states = [(each.labels["run-launcher/run-id"], each.attrs["State"]) for each in found]
     return sorted((run_id, state["Status"], state["ExitCode"]) for run_id, state in states)
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """The command line of a process."""
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
 
 
 def of_location(run: DagsterRun, image: str) -> DagsterRun:
