@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,6 +103,9 @@ def test_a_job_succeeds_in_a_container(site: Site) -> None:
         run_id = desk.launch("good_in_process")
         desk.ends(run_id, as_="SUCCESS")
 
+        record = desk.launcher.binding.workspace.records.read(run_id)
+        assert record is not None
+        assert [word for word in record.command if sys.prefix in word] == []  # the image's own Python, not this one
         assert len(site.done(run_id)) == 1
         assert desk.run(run_id).tags["dagster/image"] == WORKER
         assert desk.run(run_id).tags["run-launcher/place"].startswith("docker:")
