@@ -3,7 +3,7 @@
 Pulumi.yaml           the project of the stack, and its backend unless the URL holds a password
 Pulumi.<stack>.yaml   what the run was launched with, and the salt of its secrets (0600)
 __main__.py           calls the target's program on disk, which never starts anything again
-env                   for a shell: PATH, where the key is, and the stack that is meant
+env                   for a shell: PATH, where the target and the key are, and the stack that is meant
 README.md             what may be done here
 """
 
@@ -48,7 +48,7 @@ _ENV: Final = """\
 # For a POSIX shell, in this folder:  . ./env
 export PATH={path}:"$PATH"
 unset {unset}
-{variables}{backend}export PULUMI_CONFIG_PASSPHRASE_FILE={key}
+{target}{backend}export PULUMI_CONFIG_PASSPHRASE_FILE={key}
 export PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION=true
 export PULUMI_SKIP_UPDATE_CHECK=1
 pulumi stack select {stack}
@@ -128,12 +128,12 @@ def path_by_hand(cli: Cli) -> list[str]:
 def _env(launcher: RunLauncher[Any], stack: str, *, hidden: bool) -> str:
     workspace, tools = launcher.workspace, tools_folder()
     cli = ensure_cli(tools, workspace.progress, configured=workspace.cli)
-    plugins = [str(path.parent) for path in executables(launcher.providers()).values()]
-    folders = [*plugins, *path_by_hand(ensure_language_host(cli, tools, workspace.progress))]
-    told = variables(launcher.providers())
+    folders = path_by_hand(ensure_language_host(cli, tools, workspace.progress))
+    plugins, leading = executables(launcher.providers()), variables(launcher.providers())
+    folders = list(dict.fromkeys([*(str(each.parent) for each in plugins.values()), *folders]))
     return _ENV.format(
         path=shlex.quote(os.pathsep.join(folders)),
-        variables="".join(f"export {name}={shlex.quote(value)}\n" for name, value in told.items()),
+        target="".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(leading.items())),
         unset=" ".join(name for name in _UNSET if not (hidden and name == "PULUMI_BACKEND_URL")),
         backend=_NEEDS_URL if hidden else "",
         key=shlex.quote(str(workspace.backend.key_file())),
