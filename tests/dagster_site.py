@@ -396,6 +396,16 @@ def short_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="rl-d-", dir="/tmp", ignore_cleanup_errors=True)
 
 
+def served_from(run: DagsterRun, host: str) -> DagsterRun:
+    """The run as if its code location were served from a host, over the network."""
+    remote = run.remote_job_origin
+    assert remote is not None
+    grpc: Any = type(remote.repository_origin.code_location_origin)
+    location = grpc(host=host, port=4000, location_name="far")
+    repository = remote.repository_origin._replace(code_location_origin=location)
+    return run._replace(remote_job_origin=remote._replace(repository_origin=repository))
+
+
 def _clean() -> dict[str, str]:
     hidden = ("RUN_LAUNCHER_", "PULUMI_", "DAGSTER_", "PYTEST_", "PYTHONUNBUFFERED")
     own = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}

@@ -15,6 +15,7 @@ from launchers.dagster.schema import Settings
 from launchers.findings import Finding, Level, asked
 from launchers.launcher import RunLauncher
 from programs.docker.template import DockerTemplate
+from stacks.plugins import executables
 
 _STORAGE: Final = ("storage_data", "run_storage_data", "event_storage_data", "compute_logs_data")
 """The parts of an instance that every worker opens."""
@@ -26,6 +27,7 @@ def check_container(reference: InstanceRef, settings: Settings, launcher: RunLau
     if not isinstance(template, DockerTemplate):
         return
     yield asked(launcher.target, lambda: launcher.where(launcher.place()))
+    yield asked("plugin", lambda: ", ".join(map(str, executables(launcher.providers()).values())))
     parts = [data for data in (getattr(reference, name) for name in _STORAGE) if data is not None]
     yield from _files(parts, template)
     yield from _variables(parts, template)

@@ -182,6 +182,7 @@ def in_containers(site: Site, **keys: Any) -> None:  # noqa: ANN401 - YAML
 def test_what_a_container_could_not_reach_or_does_not_know_is_told(make_site: Callable[..., Site]) -> None:
     site = make_site()
     in_containers(site)
+    site.variables["PATH"], site.variables["PULUMI_HOME"] = "/nowhere", "/nowhere"
     site.configure()
     found = checked(site)
     postgres = {"postgres_db": {"username": "etl", "password": {"env": "SECRET"}, "hostname": "localhost",
@@ -194,7 +195,8 @@ def test_what_a_container_could_not_reach_or_does_not_know_is_told(make_site: Ca
 
     folder = site.folder / "dagster"
     assert f"add to its volumes {{host: {folder}" in found["storage"][1]
-    assert found["docker"] == ("broken", found["docker"][1])
+    assert found["docker"][0] == "broken"
+    assert "`pulumi plugin install resource docker 5." in found["plugin"][1]
     assert "there is no Docker daemon at unix:///nowhere/docker.sock" in found["docker"][1]
     assert "launch_timeout_seconds (30)" in found["image"][1]
     assert [each for each in told if "secrets: {SECRET: {env: SECRET}}" in each]

@@ -15,8 +15,7 @@ import pytest
 from dagster import DagsterEventType, DagsterRun
 from dagster._core.errors import DagsterLaunchFailedError
 from dagster._core.launcher import LaunchRunContext, WorkerStatus
-from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
-from dagster_site import LOCATION, Site, code_server, short_folder
+from dagster_site import Site, code_server, served_from, short_folder
 from dockerd import Daemon
 from images import BUSYBOX, WORKER, mounts
 from targets import take_engine
@@ -254,11 +253,7 @@ def test_steps_of_docker_executor_have_what_their_worker_has(
 def test_code_that_is_served_from_another_host_is_no_matter_to_a_container(site: Site) -> None:
     with site.desk() as desk:
         run = desk.create("good_in_process")
-        origin: Any = run.remote_job_origin
-        far = GrpcServerCodeLocationOrigin(host="192.0.2.7", port=4000, location_name=LOCATION)
-        repository = origin.repository_origin._replace(code_location_origin=far)
-        moved = run._replace(remote_job_origin=origin._replace(repository_origin=repository))
-        desk.launcher.launch_run(LaunchRunContext(moved, None))
+        desk.launcher.launch_run(LaunchRunContext(served_from(run, "code-far.invalid"), None))
         desk.ends(run.run_id, as_="SUCCESS")
 
 

@@ -13,7 +13,7 @@ import pytest
 from dagster import DagsterRun
 from dagster._core.errors import DagsterLaunchFailedError, DagsterUserCodeUnreachableError
 from dagster._core.launcher import LaunchRunContext
-from dagster_site import LOCATION, Desk, Site
+from dagster_site import LOCATION, Desk, Site, served_from
 from servers import serving
 
 from launchers.dagster.binding import DIGEST_TAG, TEMPLATE_TAG
@@ -153,16 +153,6 @@ def test_what_was_refused_stands_in_the_runs_events(desk: Desk) -> None:
 
     assert desk.status(run.run_id) == "FAILURE"
     assert "did you mean 'small'?" in desk.told(run.run_id)
-
-
-def served_from(run: DagsterRun, host: str) -> DagsterRun:
-    """The run as if its code location were served from a host, over the network."""
-    remote = run.remote_job_origin
-    assert remote is not None
-    grpc: Any = type(remote.repository_origin.code_location_origin)
-    location = grpc(host=host, port=4000, location_name="far")
-    repository = remote.repository_origin._replace(code_location_origin=location)
-    return run._replace(remote_job_origin=remote._replace(repository_origin=repository))
 
 
 def test_a_process_is_refused_for_code_of_another_host(desk: Desk) -> None:
