@@ -208,7 +208,7 @@ class DockerLauncher(RunLauncher[DockerTemplate]):
     def logs(self, record: Record, *, follow: bool = False) -> Iterator[bytes]:
         """The worker's output in pieces, each stream in order; with `follow` until the worker has ended."""
         there = self._own(record)
-        pieces = None if there is None else self._containers.output(str(there["Id"]), follow=follow)
+        pieces = None if there is None else self._output(there, follow=follow)
         if pieces is not None:
             yield from pieces
         elif record.archive is not None:
@@ -252,7 +252,7 @@ class DockerLauncher(RunLauncher[DockerTemplate]):
                 continue
             status = status_of(inspected)
             wish = self.workspace.records.wish(record.stack) or Wish.of(record, "its launcher")
-            self._archive(name, Path(record.archive), wish.account(status) if ours else status)
+            self._archive(inspected, Path(record.archive), wish.account(status) if ours else status)
 
     def remove(self, found: Found, grace: timedelta) -> None:
         """See RunLauncher."""
@@ -313,13 +313,17 @@ class DockerLauncher(RunLauncher[DockerTemplate]):
                 others.append(str(each["Id"]))
         yield from (_found(each, place) for each in self._containers.inspect_all(others))
 
-    def _archive(self, container: str, path: Path, status: WorkerStatus) -> None:
+    def _output(self, container: Mapping[str, Any], *, follow: bool = False) -> Iterator[bytes] | None:
+        tty = bool(container["Config"].get("Tty"))
+        return self._containers.output(str(container["Id"]), follow=follow, tty=tty)
+
+    def _archive(self, container: Mapping[str, Any], path: Path, status: WorkerStatus) -> None:
         """Keep output and end of a container, whole or not at all."""
         part = path.with_name(f"{path.name}.{os.getpid()}.{time.monotonic_ns():x}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                for piece in self._containers.output(container) or ():
+                for piece in self._output(container) or ():
                     file.write(piece)
             part.replace(path)
             part.write_text(status.model_dump_json(), encoding="utf-8")

@@ -26,7 +26,12 @@ FIELDS: Final[Mapping[str, str]] = {
     "cpu_quota": "resources.cpu",
     "cpu_shares": "cpu_shares",
     "cpuset_cpus": "cpuset",
+    "device_cgroup_rules": "device_cgroup_rules",
+    "device_read_bps": "device_rates.read_bps",
+    "device_read_iops": "device_rates.read_iops",
     "device_requests": "resources.gpu, gpus",
+    "device_write_bps": "device_rates.write_bps",
+    "device_write_iops": "device_rates.write_iops",
     "devices": "devices",
     "dns": "dns",
     "dns_opt": "dns_opt",
@@ -76,7 +81,6 @@ FIELDS: Final[Mapping[str, str]] = {
 }
 """Arguments of `containers.create`, and the template's fields for them."""
 _LEAVES_OUT: Final = "pulumi-docker has no input for it"
-_NOT_YET: Final = "not yet"
 _WINDOWS: Final = "for Windows only"
 _LAUNCHER: Final = "the launcher says it"
 WITHOUT: Final[Mapping[str, str]] = {
@@ -90,11 +94,6 @@ WITHOUT: Final[Mapping[str, str]] = {
     "cpu_rt_runtime": _LEAVES_OUT,
     "cpuset_mems": _LEAVES_OUT,
     "detach": _LAUNCHER,
-    "device_cgroup_rules": _NOT_YET,
-    "device_read_bps": _NOT_YET,
-    "device_read_iops": _NOT_YET,
-    "device_write_bps": _NOT_YET,
-    "device_write_iops": _NOT_YET,
     "init_path": "Docker takes it no more",
     "isolation": _WINDOWS,
     "kernel_memory": "Docker takes it no more",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -13,10 +14,15 @@ from typing import Any, Final
 import requests
 
 from programs.docker.reach import APIError, Daemon, DockerException, NotFound, refusal
-from stacks.errors import EngineError, Started
+from stacks.errors import EngineError, Started, TargetAwayError
 
 _SENT: Final = 0.5  # seconds after which the daemon has what it was asked, whether it answered or not
 _FORCE: Final = 30  # seconds beyond the grace that the daemon gets to answer that a container has ended
+_ENDING: Final = 5.0  # seconds that a container, whose output has ended, gets until the daemon says so of itself
+_PAUSE: Final = 0.05
+_CONNECT: Final = 10  # seconds
+_ANSWER: Final = 30
+_HEADER: Final = struct.Struct(">4xL")  # of a frame of output: which stream, and how many bytes follow
 _AT_ONCE: Final = 8
 _UNREADABLE: Final = 501  # what the daemon answers where its log driver cannot be read
 _EVENTS: Final = ("create", "start", "pause", "unpause", "oom", "die", "destroy")
@@ -71,7 +77,7 @@ class Containers:
         url = f"{api.base_url}/v{api.api_version}/containers/{container}/stop?t={seconds}"
         with self.daemon.answering():
             try:
-                answer = api.post(url, timeout=(10, seconds + _FORCE if waits else _SENT))
+                answer = api.post(url, timeout=(_CONNECT, seconds + _FORCE if waits else _SENT))
             except requests.exceptions.ReadTimeout:
                 if waits:
                     raise
@@ -94,30 +100,34 @@ class Containers:
                 with suppress(NotFound):  # somebody else removes it just now
                     self.daemon.api.wait(container, timeout=_FORCE, condition="removed")
 
-    def output(self, container: str, *, follow: bool = False) -> Iterator[bytes] | None:
+    def output(self, container: str, *, follow: bool = False, tty: bool = False) -> Iterator[bytes] | None:
         """What the container printed, each stream in order; None where there is no container.
 
-        Empty where its log driver cannot be read.
+        Empty where its log driver cannot be read. A daemon that goes away before the end is told of, whereas the SDK's
+        stream just ends then.
         """
+        api = self.daemon.api
+        url = f"{api.base_url}/v{api.api_version}/containers/{container}/logs?stdout=1&stderr=1&follow={int(follow)}"
         with self.daemon.answering():
-            try:
-                pieces: Iterator[bytes] = self.daemon.api.logs(container, stream=True, follow=follow)
-            except NotFound:
-                return None
-            except APIError as error:
-                if error.status_code != _UNREADABLE:
-                    message = f"the output of container {container[:12]} cannot be read: {refusal(error)}"
-                    raise EngineError(message, started=Started.YES) from error
-                return iter(())
-        return self._read(pieces)
+            answer = api.get(url, stream=True, timeout=(_CONNECT, None if follow else _ANSWER))
+        if answer.ok:
+            return self._read(container, answer, follow=follow, tty=tty)
+        with answer:
+            if answer.status_code not in {requests.codes.not_found, _UNREADABLE}:
+                message = f"the output of container {container[:12]} cannot be read: {answer.text.strip()}"
+                raise EngineError(message, started=Started.YES)
+        return None if answer.status_code == requests.codes.not_found else iter(())
 
-    def _read(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        """The same pieces; a daemon that goes away in between is told of."""
-        with self.daemon.answering():
-            try:
-                yield from pieces
-            except struct.error as error:  # the client's answer to half a message
-                raise requests.ConnectionError from error
+    def _read(self, container: str, answer: requests.Response, *, follow: bool, tty: bool) -> Iterator[bytes]:
+        with self.daemon.answering(), answer:
+            pieces: Iterator[bytes] = answer.iter_content(None)
+            yield from pieces if tty else _payloads(pieces)
+        until = time.monotonic() + _ENDING
+        while follow and ((self.inspect(container) or {}).get("State") or {}).get("Running"):
+            if time.monotonic() > until:
+                message = f"the Docker daemon at {self.daemon.host} was away while output was followed: follow it again"
+                raise TargetAwayError(message, started=Started.YES)
+            time.sleep(_PAUSE)
 
     @contextmanager
     def events(self, labels: Mapping[str, str], since: str) -> Iterator[Iterator[ContainerEvent]]:
@@ -138,6 +148,16 @@ class Containers:
                 _remove(api.remove_network, each["Id"], f"the network {each['Name']}")
             for each in (api.volumes(filters=filters)["Volumes"] or []) if volumes else ():
                 _remove(api.remove_volume, each["Name"], f"the volume {each['Name']}")
+
+
+def _payloads(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """What is in the frames of both streams: https://docs.docker.com/reference/api/engine/version/v1.41/ (attach)."""
+    buffer = b""
+    for piece in pieces:
+        buffer += piece
+        while len(buffer) >= _HEADER.size and len(buffer) >= (end := _HEADER.size + _HEADER.unpack_from(buffer)[0]):
+            yield buffer[_HEADER.size : end]
+            buffer = buffer[end:]
 
 
 def _remove(remove: Callable[[str], Any], identity: str, what: str) -> None:

@@ -120,6 +120,11 @@ def _resources(template: DockerTemplate) -> dict[str, Any]:
             {"host_path": each.host, "container_path": each.container or each.host, "permissions": each.permissions}
             for each in template.devices
         ],
+        "device_cgroup_rules": list(template.device_cgroup_rules),
+        **{
+            f"device_{what}": [{"path": path, "rate": rate} for path, rate in rates.items()]
+            for what, rates in template.device_rates
+        },
         "ulimits": [{"name": each.name, "soft": each.soft, "hard": each.hard} for each in template.ulimits],
         "sysctls": template.sysctls,
         "shm_size": _mebi(template.shm_size),

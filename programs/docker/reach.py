@@ -35,6 +35,17 @@ _guard: Final = threading.Lock()
 __all__ = ["APIError", "Daemon", "DockerException", "ImageNotFound", "NotFound", "daemon_at", "refusal"]
 
 
+class _Client(docker.APIClient):  # type: ignore[misc] # publishes no types
+    """One that believes the CA of its connection: requests lets REQUESTS_CA_BUNDLE stand for it.
+
+    https://github.com/psf/requests/issues/3829
+    """
+
+    def merge_environment_settings(self, url: str, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:  # noqa: ANN401
+        """See requests.Session."""
+        return super().merge_environment_settings(url, proxies, stream, self.verify if verify is None else verify, cert)
+
+
 @dataclass(frozen=True)
 class Daemon:
     """One daemon, from any thread. `certs` is a folder of TLS keys, or empty."""
@@ -54,7 +65,7 @@ class Daemon:
             message = f"there is no Docker daemon at {self.host}: start one, or name another one in {_HOST}"
             raise TargetAwayError(message)
         with self.answering():
-            return docker.APIClient(
+            return _Client(
                 base_url=self.host,
                 version="auto",
                 timeout=_TIMEOUT,

@@ -126,6 +126,15 @@ class Device(BaseModel, frozen=True, extra="forbid"):
     permissions: str = "rwm"
 
 
+class DeviceRates(BaseModel, frozen=True, extra="forbid"):
+    """How fast block devices may be read and written, by their path: bytes, or operations, a second."""
+
+    read_bps: dict[str, Size] = Field(default_factory=dict)
+    write_bps: dict[str, Size] = Field(default_factory=dict)
+    read_iops: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
+    write_iops: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
+
+
 class Ulimit(BaseModel, frozen=True, extra="forbid"):
     """A limit of one kind, such as nofile."""
 
@@ -203,6 +212,8 @@ class DockerTemplate(LauncherTemplate, frozen=True, extra="forbid"):
     cpuset: str = ""
     gpus: Gpus = Gpus()
     devices: tuple[Device, ...] = ()
+    device_cgroup_rules: tuple[str, ...] = ()
+    device_rates: DeviceRates = DeviceRates()
     ulimits: tuple[Ulimit, ...] = ()
     sysctls: dict[str, str] = Field(default_factory=dict)
 

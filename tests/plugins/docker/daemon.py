@@ -53,6 +53,8 @@ class Daemon:
         from docker.utils import kwargs_from_env  # noqa: PLC0415
 
         around = {name: value for name, value in kwargs_from_env().items() if name != "base_url"}
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # requests lets them stand for the connection's own CA
+            os.environ.pop(name, None)
         client = APIClient(base_url=self.host, version=self._version or "auto", timeout=None, **around)
         self._version = client.api_version
         return client
