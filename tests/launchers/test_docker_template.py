@@ -18,6 +18,7 @@ from stacks.handle import WorkerHandle
 
 LIMIT: Final = timedelta(seconds=60)
 MIB: Final = 2**20
+DISK: Final = next(str(path) for path in sorted(Path("/dev").iterdir()) if path.is_block_device())
 Look = Callable[[dict[str, Any], dict[str, Any]], object]
 """What is looked at in a container's Config and HostConfig."""
 
@@ -65,6 +66,12 @@ RICH: Final[dict[str, tuple[Any, Look, Any]]] = {
         [{"host": "/dev/null", "container": "/dev/nothing", "permissions": "r"}],
         host("Devices"),
         [{"PathOnHost": "/dev/null", "PathInContainer": "/dev/nothing", "CgroupPermissions": "r"}],
+    ),
+    "device_cgroup_rules": (["c 1:3 r"], host("DeviceCgroupRules"), ["c 1:3 r"]),
+    "device_rates": (
+        {"read_bps": {DISK: "1Mi"}, "write_bps": {DISK: "2Mi"}, "read_iops": {DISK: 10}, "write_iops": {DISK: 20}},
+        lambda _, there: [there[f"BlkioDevice{what}"] for what in ("ReadBps", "WriteBps", "ReadIOps", "WriteIOps")],
+        [[{"Path": DISK, "Rate": rate}] for rate in (MIB, 2 * MIB, 10, 20)],
     ),
     "ulimits": (
         [{"name": "nofile", "soft": 100, "hard": 200}],
