@@ -64,6 +64,7 @@ def test_what_the_daemon_refuses_is_told_with_its_reason(docker_row: DockerRow, 
 
     status = launcher.status(run.id)
     assert is_clear(caught.value), caught.value
+    assert caught.value.exit_code == 4
     assert (status.state, status.reason) == (WorkerState.FAILED, "launch failed")
     assert docker_row.executions(run.id) == 0
     assert [*docker_row.leftovers(), *docker_row.stacks()] == []
@@ -152,6 +153,7 @@ def test_a_launch_without_a_daemon_is_refused_before_any_effect(
         launcher.launch(Run(id="r", command=("true",)))
 
     assert is_clear(caught.value)
+    assert caught.value.exit_code == (2 if kind is ConfigurationError else 4)
     assert not (tmp_path / "home").exists()
 
 

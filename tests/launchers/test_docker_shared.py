@@ -50,7 +50,8 @@ def made(row: DockerRow) -> list[str]:
     """The networks and volumes that carry the row's backend."""
     backend = row.launcher().workspace.backend.identity()
     label = {"label": [f"run-launcher/backend={backend}"]}
-    return [each.name for each in (*row.client.networks.list(filters=label), *row.client.volumes.list(filters=label))]
+    there = (*row.client.networks.list(filters=label), *row.client.volumes.list(filters=label))
+    return sorted(each.name for each in there)
 
 
 def operations(launcher: RunLauncher[Any], handle: WorkerHandle) -> set[str]:
@@ -89,7 +90,7 @@ def test_what_a_run_has_for_its_own_goes_with_it(docker_row: DockerRow) -> None:
 
     name = f"run-{handle.run_id}"
     assert joined == {f"{name}.0", f"{name}.1"}
-    assert sorted(own) == [f"{name}.0", f"{name}.0", f"{name}.1"]
+    assert own == [f"{name}.0", f"{name}.0", f"{name}.1"]
     assert internal == [True, False]
     assert {each["run-launcher/run-id"] for each in labels} == {handle.run_id}
     assert (done.left, made(docker_row)) == (0, [])
