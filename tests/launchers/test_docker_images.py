@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -150,25 +151,30 @@ def test_an_image_of_another_platform_is_told_and_not_run(docker_row: DockerRow)
 
 
 def test_an_image_of_the_platform_asked_for_is_fetched_over_another_one(
-    docker_row: DockerRow, served: Registry, saved: bytes
+    docker_row: DockerRow, served: Registry, saved: bytes, tmp_path: Path
 ) -> None:
+    """By the launcher, with its credentials: the provider would ask as nobody."""
     image = f"{served.address}/etl:1"
     served.add("etl", "1", saved, architecture="s390x", Env=["SAID=strange", "PATH=/bin"])
     docker_row.client.images.pull(image, platform="linux/s390x")
     here = docker_row.client.images.get(BUSYBOX).attrs["Architecture"]
     served.add("etl", "1", saved, Env=["SAID=ours", "PATH=/bin"])
+    served.account = ("robot", SECRET)
 
-    assert said(docker_row, image=image, platform=f"linux/{here}") == "ours"
+    words = said(docker_row, image=image, platform=f"linux/{here}", registry=registry_of(tmp_path, SECRET))
+
+    assert words == "ours"
 
 
 def test_a_registry_that_does_not_answer_is_given_up_at_the_time_limit(docker_row: DockerRow, served: Registry) -> None:
     served.goes_on.clear()
     launcher = docker_row.launcher(image=f"{served.address}/etl:1")
-    run = docker_row.run("true")
+    run, begun = docker_row.run("true"), time.monotonic()
 
     with pytest.raises(TimeLimitError, match="was not launched within 2 s; nothing was left"):
         launcher.launch(run, timeout=timedelta(seconds=2))
 
+    assert time.monotonic() - begun < 10
     assert [*docker_row.leftovers(), *docker_row.stacks()] == []
     with pytest.raises(ImageNotFound):
         docker_row.client.images.get(f"{served.address}/etl:1")
