@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -14,12 +13,10 @@ from typing import Any, Final
 import requests
 
 from programs.docker.reach import APIError, Daemon, DockerException, NotFound, refusal
-from stacks.errors import EngineError, Started, TargetAwayError
+from stacks.errors import EngineError, Started
 
 _SENT: Final = 0.5  # seconds after which the daemon has what it was asked, whether it answered or not
 _FORCE: Final = 30  # seconds beyond the grace that the daemon gets to answer that a container has ended
-_ENDING: Final = 5.0  # seconds that a container, whose output has ended, gets until the daemon says so of itself
-_PAUSE: Final = 0.05
 _CONNECT: Final = 10  # seconds
 _ANSWER: Final = 30
 _HEADER: Final = struct.Struct(">4xL")  # of a frame of output: which stream, and how many bytes follow
@@ -111,23 +108,17 @@ class Containers:
         with self.daemon.answering():
             answer = api.get(url, stream=True, timeout=(_CONNECT, None if follow else _ANSWER))
         if answer.ok:
-            return self._read(container, answer, follow=follow, tty=tty)
+            return self._read(answer, tty=tty)
         with answer:
             if answer.status_code not in {requests.codes.not_found, _UNREADABLE}:
                 message = f"the output of container {container[:12]} cannot be read: {answer.text.strip()}"
                 raise EngineError(message, started=Started.YES)
         return None if answer.status_code == requests.codes.not_found else iter(())
 
-    def _read(self, container: str, answer: requests.Response, *, follow: bool, tty: bool) -> Iterator[bytes]:
+    def _read(self, answer: requests.Response, *, tty: bool) -> Iterator[bytes]:
         with self.daemon.answering(), answer:
             pieces: Iterator[bytes] = answer.iter_content(None)
             yield from pieces if tty else _payloads(pieces)
-        until = time.monotonic() + _ENDING
-        while follow and ((self.inspect(container) or {}).get("State") or {}).get("Running"):
-            if time.monotonic() > until:
-                message = f"the Docker daemon at {self.daemon.host} was away while output was followed: follow it again"
-                raise TargetAwayError(message, started=Started.YES)
-            time.sleep(_PAUSE)
 
     @contextmanager
     def events(self, labels: Mapping[str, str], since: str) -> Iterator[Iterator[ContainerEvent]]:

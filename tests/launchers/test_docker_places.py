@@ -90,13 +90,16 @@ def test_while_the_daemon_is_away_nothing_is_lost(own_row: DockerRow, own_docker
     assert not own_row.alive(handle)
 
 
-def test_output_that_is_followed_tells_of_a_daemon_that_goes_away(own_row: DockerRow, own_dockerd: Dockerd) -> None:
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_output_that_is_followed_tells_of_a_daemon_that_goes_away(
+    own_row: DockerRow, own_dockerd: Dockerd, end: str
+) -> None:
     launcher = own_row.launcher(grace="0s")
     run = own_row.run("echo said; sleep 600")
     launcher.launch(run)
     followed = launcher.logs(launcher.record(run.id), follow=True)  # type: ignore[attr-defined]
     first = next(followed)
-    own_dockerd.kill()
+    getattr(own_dockerd, end)()
     with pytest.raises(TargetAwayError):
         list(followed)
     own_dockerd.start()
