@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -127,6 +129,9 @@ def own_dockerd(request: pytest.FixtureRequest) -> Iterator[Dockerd]:
 
     _there_or_skip(request, "docker", cannot())
     yield from _had(request, running())
+    with warnings.catch_warnings():  # docker's client leaves each socket open with which it could not connect
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def _had(request: pytest.FixtureRequest, daemon: AbstractContextManager[D]) -> Iterator[D]:

@@ -23,8 +23,19 @@ from urllib.parse import quote
 
 PASSWORD: Final = "gEheim/1 %"  # what a URL has to quote  # noqa: S105 - of a server that lives for one test session
 _MOTO: Final = """
-import sys
+import sys, threading
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication
 from moto.server import ThreadedMotoServer
+
+one, answer = threading.Lock(), DomainDispatcherApplication.__call__
+
+def call(self, environ, start_response):  # moto looks whether a key is there, then writes it: in S3 that is one step
+    if "HTTP_IF_NONE_MATCH" not in environ:
+        return answer(self, environ, start_response)
+    with one:
+        return answer(self, environ, start_response)
+
+DomainDispatcherApplication.__call__ = call
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
 server.start()
 print(server.get_host_and_port()[1], flush=True)
