@@ -1,7 +1,7 @@
 # Thin lines over what a person would type. A changed pyproject.toml or constraints file installs again.
-# JOBS tests run at once, three to a core of a small machine: most of their time they wait.
+# JOBS tests run at once: most of their time they wait, for a shell, an engine or a daemon on the same few cores.
 PYTHON ?= python3
-JOBS ?= 6
+JOBS ?= 5
 VENV := .venv
 BIN := $(VENV)/bin
 CHOICE := $(if $(TARGET),--target $(TARGET)) $(if $(ENGINE),--engine $(ENGINE))
