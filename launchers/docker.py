@@ -23,9 +23,10 @@ from programs.docker.containers import ContainerEvent, Containers
 from programs.docker.environment import build_environment
 from programs.docker.names import PLACE, container_name
 from programs.docker.reach import Daemon, daemon_at
-from programs.docker.shared import Kind, inspect_made, made_name, marks, shared_key
+from programs.docker.shared import Kind, inspect_made, made_name, marks, shared_key, to_make
 from programs.docker.states import status_of
 from programs.docker.template import DockerConnection, DockerTemplate, Network, Volume
+from programs.provider.folder import discard, ending_path, write_own
 from stacks.engine import Adoption, InstalledProvider, StackName
 from stacks.errors import EngineError, Started
 from stacks.handle import WorkerHandle, WorkerState, WorkerStatus
@@ -101,15 +102,10 @@ class DockerLauncher(RunLauncher[DockerTemplate]):
     def shared(self, run: Run) -> Sequence[Shared]:  # noqa: ARG002 - the template alone says it
         """See RunLauncher: networks and volumes, all durable."""
         found = {}
-        wanted: list[tuple[Kind, int, Network | Volume]] = [
-            *(("network", index, each) for index, each in enumerate(self.template.networks)),
-            *(("volume", index, each) for index, each in enumerate(self.template.volumes)),
-        ]
-        for kind, index, each in wanted:
-            if each.create == "shared":
-                inputs = each.model_dump(mode="json", include={"name", "driver", "options", "internal"})
-                name = shared_key(kind, index, each)
-                found[name] = Shared(SharedKind.DURABLE, name, inputs, self._shared_program(kind, each))
+        for kind, index, each in to_make(self.template, "shared"):
+            inputs = each.model_dump(mode="json", include={"name", "driver", "options", "internal"})
+            name = shared_key(kind, index, each)
+            found[name] = Shared(SharedKind.DURABLE, name, inputs, self._shared_program(kind, each))
         return list(found.values())
 
     def has_shared(self, record: SharedRecord) -> bool:
@@ -270,15 +266,14 @@ class DockerLauncher(RunLauncher[DockerTemplate]):
         if record.archive is None:
             return None
         try:
-            return WorkerStatus.model_validate_json(_ending(Path(record.archive)).read_bytes())
+            return WorkerStatus.model_validate_json(ending_path(Path(record.archive)).read_bytes())
         except (OSError, ValueError):
             return None
 
     def discard(self, record: Record) -> None:
         """See RunLauncher: the archived output of this attempt."""
         if record.archive is not None:
-            Path(record.archive).unlink(missing_ok=True)
-            _ending(Path(record.archive)).unlink(missing_ok=True)
+            discard(Path(record.archive))
 
     # ---- the daemon ----
 
@@ -326,8 +321,7 @@ class DockerLauncher(RunLauncher[DockerTemplate]):
                 for piece in self._output(container) or ():
                     file.write(piece)
             part.replace(path)
-            part.write_text(status.model_dump_json(), encoding="utf-8")
-            part.replace(_ending(path))
+            write_own(ending_path(path), status.model_dump_json().encode())
         except OSError as error:
             part.unlink(missing_ok=True)
             message = f"its output cannot be kept at {path}: {error.strerror}; make room, then terminate it again"
@@ -383,7 +377,3 @@ def _handle(labels: Mapping[str, str], container: str, name: str, place: str) ->
         fingerprint=told["fingerprint"],
         coordinates={"container": container, "name": name},
     )
-
-
-def _ending(archive: Path) -> Path:
-    return archive.with_suffix(".exit.json")

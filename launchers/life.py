@@ -67,7 +67,6 @@ _PATIENCE: Final = timedelta(seconds=3)
 """How long a launch that is cancelled gets to write down what it made; after that it is found without the state."""
 ASKED: Final = Cause(terminated=True)
 ENDED: Final = Cause(terminated=False)
-_TOLD: Final = {"state": WorkerState.FAILED, "reason": TERMINATED, "message": "ended by terminate"}
 _FORCE: Final = timedelta(seconds=5)  # that a target gets to end by force, after the grace, what it was asked to end
 
 
@@ -572,7 +571,7 @@ def end(
     objects, left = dismantle(launcher, record, claim, times)
     ended = before if before.state.ended else _account(launcher.ended_of(record), cause)
     if ended is None and record.handle is not None:
-        ended = WorkerStatus.model_validate(_TOLD)
+        ended = Wish.of(record, launcher.workspace.caller).account(WorkerStatus(state=WorkerState.FAILED))
     if left:
         message = f"{left} objects of run {record.run_id} do not end; terminate it again"
         raise EngineError(message, started=Started.YES)

@@ -96,11 +96,11 @@ def _finished(seen: Seen, now: datetime) -> Step | None:
 def _too_long(seen: Seen, now: datetime) -> Step | None:
     template, status = seen.template, seen.status
     launched = seen.record.launched_at or seen.record.wanted_at
-    margin = _MARGIN if seen.keeps_limits else timedelta(0)
+    margin, grace = (_MARGIN, template.grace) if seen.keeps_limits else (timedelta(0), timedelta(0))
     if status.state is WorkerState.STARTING and now - launched > template.start_timeout + margin:
         return Step(Kind.END, f"it did not start within {_words(template.start_timeout)}", "start_timeout")
     if status.state is WorkerState.RUNNING and template.max_runtime is not None:
-        allowed = template.max_runtime + (template.grace + margin if seen.keeps_limits else margin)
+        allowed = template.max_runtime + grace + margin
         if now - (status.started_at or launched) > allowed:
             return Step(Kind.END, f"it runs longer than {_words(template.max_runtime)}", "max_runtime")
     return None

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Generic, TypedDict, TypeVar
 
 import platformdirs
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, JsonValue, PlainSerializer, field_validator
@@ -154,6 +154,21 @@ class Keep(BaseModel, frozen=True, extra="forbid"):
 
     succeeded: Duration = timedelta(hours=1)
     failed: Duration = timedelta(days=1)
+
+
+class ResourcesOverrides(TypedDict, total=False):
+    """See Resources."""
+
+    cpu: str | float
+    memory: str | int
+    gpu: int
+
+
+class KeepOverrides(TypedDict, total=False):
+    """See Keep."""
+
+    succeeded: str | timedelta
+    failed: str | timedelta
 
 
 class LauncherTemplate(BaseModel, frozen=True, extra="forbid"):

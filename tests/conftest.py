@@ -114,10 +114,9 @@ def dockerd(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def docker_host(dockerd: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Daemon:
     """The session's Docker Engine, where launchers of this process and its children find it, and its provider."""
-    from plugins.install import provide  # noqa: PLC0415 - on sys.path only now
+    from plugins.install import lead_to  # noqa: PLC0415 - on sys.path only now
 
-    monkeypatch.setenv("DOCKER_HOST", dockerd.url)
-    monkeypatch.setenv("PATH", os.pathsep.join([str(provide(tmp_path / "plugins", "docker")), os.environ["PATH"]]))
+    lead_to(dockerd, tmp_path / "plugins", monkeypatch)
     return dockerd
 
 

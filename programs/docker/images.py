@@ -31,14 +31,11 @@ def fetch(daemon: Daemon, template: DockerTemplate, caller: Mapping[str, str], l
     Raises LaunchFailedError with the daemon's reason, TimeLimitError.
     """
     there = None if template.pull == "always" else _look(daemon, template.image)
-    platform = template.platform if there is not None and not _is_for(template.platform, there) else ""
-    if template.pull == "never" and (there is None or platform):
-        which = f"{template.image} for {platform}" if platform else template.image
-        message = f"the image {which} is not on the Docker daemon at {daemon.host}, and is never pulled"
-        raise LaunchFailedError(message)
-    if platform:
-        there = None
-    if there is None:
+    if there is None or not _is_for(template.platform, there):
+        if template.pull == "never":
+            which = template.image if there is None else f"{template.image} for {template.platform}"
+            message = f"the image {which} is not on the Docker daemon at {daemon.host}, and is never pulled"
+            raise LaunchFailedError(message)
         _pull(daemon, template, caller, left)
         there = _look(daemon, template.image)
     there = there or {"Config": {}}

@@ -14,7 +14,7 @@ from programs.docker.declaring import declare, listed
 from programs.docker.environment import build_environment
 from programs.docker.names import PLACE, container_name, own_name
 from programs.docker.reach import daemon_at
-from programs.docker.shared import Kind, made_as, shared_key
+from programs.docker.shared import Kind, made_as, shared_key, to_make
 from programs.docker.template import DockerTemplate, Network, Volume
 from programs.launched import read_launched
 
@@ -51,22 +51,14 @@ def _declare(args: ProgramArgs[DockerTemplate], inputs: dict[str, Any]) -> None:
 
 def own_objects(args: ProgramArgs[DockerTemplate]) -> list[tuple[Kind, str, dict[str, Any]]]:
     """The networks and volumes that are made for this run: kind, name of the resource, inputs."""
-    wanted: list[tuple[Kind, int, Network | Volume]] = [
-        *(("network", index, each) for index, each in enumerate(args.template.networks)),
-        *(("volume", index, each) for index, each in enumerate(args.template.volumes)),
-    ]
+    labels = listed(args.labels())
     return [
         (
             kind,
             f"{kind}-{index}",
-            {
-                "name": own_name(args.run.id, args.run.attempt, index),
-                "labels": listed(args.labels()),
-                **made_as(each),
-            },
+            {"name": own_name(args.run.id, args.run.attempt, index), "labels": labels, **made_as(each)},
         )
-        for kind, index, each in wanted
-        if each.create == "run"
+        for kind, index, each in to_make(args.template, "run")
     ]
 
 

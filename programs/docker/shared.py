@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from programs.args import LABEL_PREFIX
 from programs.docker.reach import Daemon, NotFound
-from programs.docker.template import Network, Volume
+from programs.docker.template import DockerTemplate, Network, Volume
 
 SHARED: Final = f"{LABEL_PREFIX}shared"
 """The label of what runs share: the name of its stack."""
 _BACKEND: Final = f"{LABEL_PREFIX}backend"
 Kind = Literal["network", "volume"]
+
+
+def to_make(template: DockerTemplate, create: Literal["run", "shared"]) -> Iterator[tuple[Kind, int, Network | Volume]]:
+    """The networks and volumes that a template has made for each run, or for all: kind, place in their list, wish."""
+    lists: tuple[tuple[Kind, Sequence[Network | Volume]], ...] = (
+        ("network", template.networks),
+        ("volume", template.volumes),
+    )
+    for kind, wanted in lists:
+        yield from ((kind, index, each) for index, each in enumerate(wanted) if each.create == create)
 
 
 def shared_key(kind: Kind, index: int, wanted: Network | Volume) -> str:

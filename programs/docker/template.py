@@ -12,7 +12,16 @@ from typing import Annotated, ClassVar, Final, Literal, TypedDict
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from programs.args import LABEL_PREFIX, Connection, Duration, LauncherTemplate, Resources, Size
+from programs.args import (
+    LABEL_PREFIX,
+    Connection,
+    Duration,
+    KeepOverrides,
+    LauncherTemplate,
+    Resources,
+    ResourcesOverrides,
+    Size,
+)
 from programs.references import EnvReference, FileReference
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -299,21 +308,6 @@ class DockerTemplate(LauncherTemplate, frozen=True, extra="forbid"):
             message = f"gpus.device_ids: names {len(self.gpus.device_ids)} devices, resources.gpu {self.resources.gpu}"
             raise ValueError(message)
         return self
-
-
-class ResourcesOverrides(TypedDict, total=False):
-    """See Resources."""
-
-    cpu: str | float
-    memory: str | int
-    gpu: int
-
-
-class KeepOverrides(TypedDict, total=False):
-    """See Keep."""
-
-    succeeded: str | timedelta
-    failed: str | timedelta
 
 
 class DockerOverrides(TypedDict, total=False):

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Final, Literal, TypedDict
 
 from pydantic import BaseModel, Field, field_validator
 
-from programs.args import Duration, LauncherTemplate, Resources, Size
+from programs.args import Duration, KeepOverrides, LauncherTemplate, Resources, ResourcesOverrides, Size
 from programs.references import EnvReference, FileReference
 
 _MOST: Final = 2**20  # bytes of all files of a template
@@ -91,21 +91,6 @@ class LimitsOverrides(TypedDict, total=False):
     memory: str | int | None
     cpu_time: str | timedelta | None
     open_files: int | None
-
-
-class ResourcesOverrides(TypedDict, total=False):
-    """See Resources."""
-
-    cpu: str | float
-    memory: str | int
-    gpu: int
-
-
-class KeepOverrides(TypedDict, total=False):
-    """See Keep."""
-
-    succeeded: str | timedelta
-    failed: str | timedelta
 
 
 class ProcessOverrides(TypedDict, total=False):

@@ -219,13 +219,18 @@ def _identity(data: dict[str, Any]) -> Identity:
 
 def read_ending(archive: Path) -> ExitRecord | None:
     """How a worker ended whose output was archived; kept beside it."""
-    return _read(archive.with_suffix(".exit.json"), _ending)
+    return _read(ending_path(archive), _ending)
+
+
+def ending_path(archive: Path) -> Path:
+    """Where it is kept how a worker ended whose output was archived, whatever its target."""
+    return archive.with_suffix(".exit.json")
 
 
 def discard(archive: Path) -> None:
     """Remove an archived output and how its worker ended; repeatable."""
     archive.unlink(missing_ok=True)
-    archive.with_suffix(".exit.json").unlink(missing_ok=True)
+    ending_path(archive).unlink(missing_ok=True)
 
 
 def _ending(data: dict[str, Any]) -> ExitRecord:

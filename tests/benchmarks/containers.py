@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from launchers import Run, load_launcher
 from launchers.settings import Config, EngineSettings
@@ -18,6 +17,7 @@ from programs.docker.states import time_of
 from programs.docker.template import DockerTemplate
 
 from .meter import Sample, measure, middle
+from .on_dagster import launch_timed
 from .place import Place
 from .table import Table, milliseconds, ratio
 
@@ -145,19 +145,7 @@ def _desks(ours: str) -> Iterator[dict[str, Desk]]:
 
 def _one(daemon: Daemon, desk: Desk) -> tuple[float, ...]:
     run = desk.create(JOB)
-    launched: list[float] = []
-    launch_run: Any = desk.instance.run_launcher.launch_run
-
-    def timed(context: object) -> None:
-        launched.append(time.time())
-        launch_run(context)
-        launched.append(time.time())
-
-    desk.instance.run_launcher.launch_run = timed  # type: ignore[method-assign]
-    try:
-        desk.instance.launch_run(run.run_id, desk.workspace.create_request_context())
-    finally:
-        desk.instance.run_launcher.launch_run = launch_run  # type: ignore[method-assign]
+    launched = launch_timed(desk, run.run_id)
     desk.ends(run.run_id, as_="SUCCESS")
     with contextlib.closing(daemon.client()) as client:
         assert eventually(lambda: not client.containers.list())

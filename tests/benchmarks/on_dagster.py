@@ -79,8 +79,8 @@ def _desks(place: Place, **queue_settings: object) -> Iterator[dict[str, Desk]]:
         yield desks
 
 
-def _one(desk: Desk) -> tuple[float, ...]:
-    run = desk.create(JOB)
+def launch_timed(desk: Desk, run_id: str) -> tuple[float, float]:
+    """Launch a run by Dagster; when `launch_run` was called, and when it returned."""
     launched: list[float] = []
     launch_run: Any = desk.instance.run_launcher.launch_run
 
@@ -91,9 +91,16 @@ def _one(desk: Desk) -> tuple[float, ...]:
 
     desk.instance.run_launcher.launch_run = timed  # type: ignore[method-assign]
     try:
-        desk.instance.launch_run(run.run_id, desk.workspace.create_request_context())
+        desk.instance.launch_run(run_id, desk.workspace.create_request_context())
     finally:
         desk.instance.run_launcher.launch_run = launch_run  # type: ignore[method-assign]
+    begun, done = launched
+    return begun, done
+
+
+def _one(desk: Desk) -> tuple[float, ...]:
+    run = desk.create(JOB)
+    launched = launch_timed(desk, run.run_id)
     pid = _pid(desk, run.run_id)
     assert eventually(lambda: not Path(f"/proc/{pid}").exists())
     gone = time.time()

@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 from dockerd import Daemon, Dockerd, running
 from images import BUSYBOX
-from plugins.install import provide
+from plugins.install import lead_to
 from targets import DockerRow, take_engine
 
 from launchers import WorkerHandle, launcher_for, load_launcher
@@ -39,8 +39,7 @@ def own_row(
     request: pytest.FixtureRequest, tmp_path: Path, own_dockerd: Dockerd, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[DockerRow]:
     """A row on a daemon that the test may kill, which leaves nothing."""
-    monkeypatch.setenv("DOCKER_HOST", own_dockerd.url)
-    monkeypatch.setenv("PATH", os.pathsep.join([str(provide(tmp_path / "plugins", "docker")), os.environ["PATH"]]))
+    lead_to(own_dockerd, tmp_path / "plugins", monkeypatch)
     row = DockerRow(tmp_path, own_dockerd, take_engine(request, "warm"))
     yield row
     monkeypatch.setenv("DOCKER_HOST", own_dockerd.url)

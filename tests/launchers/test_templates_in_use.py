@@ -18,14 +18,9 @@ from launchers import LauncherTemplate, Run, load_launcher
 from launchers.config import load_config
 from launchers.factory import make_workspace
 from launchers.templates import StaleTemplateWarning
+from programs.args import KeepOverrides, ResourcesOverrides
 from programs.bounds import Bound
-from programs.process.template import (
-    KeepOverrides,
-    LimitsOverrides,
-    ProcessOverrides,
-    ProcessTemplate,
-    ResourcesOverrides,
-)
+from programs.process.template import LimitsOverrides, ProcessOverrides, ProcessTemplate
 from stacks.errors import PolicyError, TemplateError
 from stacks.records import Phase
 

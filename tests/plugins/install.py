@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-_MAJOR: Final = {"docker": "5"}
-"""The plugins that have a stand-in here, and the major version that our programs are written for."""
+from stacks.engine import InstalledProvider
+from stacks.errors import SetupError
+from stacks.plugins import find_plugin
+
+if TYPE_CHECKING:
+    import pytest
+    from dockerd import Daemon
+
+_VERSION: Final = {"docker": "5.2.0"}
+"""The plugins that have a stand-in here, and the version whose major one our programs are written for."""
 _TESTS: Final = Path(__file__).parents[1]
 _START: Final = "import sys; sys.path.insert(0, {tests!r}); from plugins.{name}.executable import main; main()"
 
@@ -18,7 +26,7 @@ _START: Final = "import sys; sys.path.insert(0, {tests!r}); from plugins.{name}.
 def install(folder: Path, *names: str) -> Path:
     """Write the stand-ins' executables (all, or those named) into a folder, and answer it: it goes first on PATH."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names or _MAJOR:
+    for name in names or _VERSION:
         words = [sys.executable, "-I", "-c", _START.format(tests=str(_TESTS), name=name)]
         executable = folder / f"pulumi-resource-{name}"
         executable.write_text(f"#!/bin/sh\nexec {shlex.join(words)}\n")
@@ -28,12 +36,9 @@ def install(folder: Path, *names: str) -> Path:
 
 def published(name: str) -> Path | None:
     """The published plugin that an engine would find by itself, which is to be used then; None where there is none."""
-    found = shutil.which(f"pulumi-resource-{name}")
-    if found is not None:
-        return Path(found)
-    home = Path(os.environ.get("PULUMI_HOME") or Path.home() / ".pulumi")
-    kept = (home / "plugins").glob(f"resource-{name}-v{_MAJOR[name]}.*/pulumi-resource-{name}")
-    return max(kept, key=_version, default=None)
+    with suppress(SetupError):
+        return find_plugin(InstalledProvider(name, _VERSION[name]))
+    return None
 
 
 def provide(folder: Path, name: str) -> Path:
@@ -42,6 +47,7 @@ def provide(folder: Path, name: str) -> Path:
     return install(folder, name) if there is None else there.parent
 
 
-def _version(executable: Path) -> list[int]:
-    text = executable.parent.name.rpartition("-v")[2]
-    return [int(part) for part in text.split("-")[0].split(".") if part.isdigit()]
+def lead_to(daemon: Daemon, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Have launchers of this process and its children find a Docker Engine, and its provider by way of this folder."""
+    patch.setenv("DOCKER_HOST", daemon.url)
+    patch.setenv("PATH", os.pathsep.join([str(provide(folder, "docker")), os.environ["PATH"]]))

@@ -14,7 +14,7 @@ import pulumi
 import pulumi_docker
 import pytest
 from images import BUSYBOX
-from plugins.install import provide
+from plugins.install import lead_to
 from targets import take_engine
 
 from stacks.backend import Backend
@@ -82,8 +82,7 @@ def bench(
     request: pytest.FixtureRequest, tmp_path: Path, dockerd: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Bench]:
     take_engine(request, request.param)
-    monkeypatch.setenv("PATH", f"{provide(tmp_path / 'bin', 'docker')}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("DOCKER_HOST", dockerd.url)
+    lead_to(dockerd, tmp_path / "bin", monkeypatch)
     backend = Backend.at(tmp_path / "home")
     backend.open()
     engines: dict[str, Engine] = {

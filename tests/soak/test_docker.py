@@ -20,7 +20,7 @@ from typing import Any, Final
 import psutil
 import pytest
 from dockerd import Daemon, Dockerd
-from plugins.install import provide
+from plugins.install import lead_to
 from targets import DockerRow, take_engine
 
 from launchers import Run
@@ -96,8 +96,7 @@ def own_row(
     request: pytest.FixtureRequest, tmp_path: Path, own_dockerd: Dockerd, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[DockerRow]:
     """On a daemon that the test may kill."""
-    monkeypatch.setenv("DOCKER_HOST", own_dockerd.url)
-    monkeypatch.setenv("PATH", os.pathsep.join([str(provide(tmp_path / "plugins", "docker")), os.environ["PATH"]]))
+    lead_to(own_dockerd, tmp_path / "plugins", monkeypatch)
     made = DockerRow(tmp_path, own_dockerd, take_engine(request, "warm"))
     yield made
     made.close()
