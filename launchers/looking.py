@@ -63,11 +63,18 @@ def _status(
 
 
 def _accounted(launcher: RunLauncher[Any], record: Record, status: WorkerStatus) -> WorkerStatus:
-    """The end of a worker as the wish for it says, where the target cannot tell why it ended."""
+    """The end of a worker as the wish for it says, where the target cannot tell why it ended.
+
+    A wish that is gone may have been carried out since the worker was looked at: then the record says how it ended.
+    """
     if launcher.tells_why_it_ended or not status.state.ended:
         return status
-    wish = launcher.workspace.records.wish(record.stack)
-    return wish.account(status) if wish is not None and wish.accounts_for(status) else status
+    records = launcher.workspace.records
+    wish = records.wish(record.stack)
+    if wish is None:
+        now = records.read(record.run_id)
+        return (now and now.attempt == record.attempt and _over(now)) or status
+    return wish.account(status) if wish.accounts_for(status) else status
 
 
 def _untold(run: WorkerHandle | str | Record, record: Record | None, error: TargetAwayError) -> WorkerStatus:

@@ -16,11 +16,37 @@ from launchers.reconcile import Reconciler
 from launchers.settings import ReconcileSettings
 from launchers.testing.contract import eventually, written
 from programs.docker.containers import Containers
+from stacks.engine import StackName
 from stacks.handle import WorkerState
+from stacks.records import Wish
 
 LIMIT: Final = timedelta(seconds=60)
 EAT: Final = "exec tail /dev/zero"
 """Keeps in memory all that it reads, since no line ever ends."""
+
+
+# ---- while it is ended ----
+
+
+def test_a_worker_that_is_removed_while_it_is_looked_at_keeps_the_reason_of_its_end(
+    docker_row: DockerRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher, ended = docker_row.launcher(), docker_row.launcher()
+    handle = launcher.launch(docker_row.run("sleep 600")).handle
+    record = launcher.record(handle)
+    launcher.workspace.records.wish_end(record, "a test", reason="max_runtime", message="it ran too long")
+    docker_row.kill(handle)
+    wish = launcher.workspace.records.wish
+
+    def wish_once_it_was_carried_out(stack: StackName) -> Wish | None:
+        monkeypatch.setattr(launcher.workspace.records, "wish", wish)
+        assert [each.error for each in Reconciler(make_workspace(docker_row.config())).once() if each.error] == []
+        return wish(stack)
+
+    monkeypatch.setattr(launcher.workspace.records, "wish", wish_once_it_was_carried_out)
+
+    assert launcher.status(handle).reason == "max_runtime"
+    assert ended.record(handle).removed is not None
 
 
 # ---- memory ----
