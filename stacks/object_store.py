@@ -25,7 +25,7 @@ from stacks.location import Location
 _CONNECT: Final = 3  # seconds until an endpoint that does not answer is away
 _READ: Final = 5  # seconds until a server that accepted the connection is away
 _AT_ONCE: Final = 8  # requests
-_TRIES: Final = 2  # where no answer came
+_TRIES: Final = 2  # of a call that gets no answer
 _PAUSES: Final = (0.1, 0.2, 0.4, 0.8)  # seconds before each repetition of what the server failed to do
 _SERVER_ERRORS: Final = {errno.EIO, errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO)}
 """What s3fs makes of the server's own errors (500, 502, 503, 504: any client has to expect one at times) and of 409."""
@@ -55,23 +55,22 @@ class ObjectStore:
     def create(self, path: str, content: bytes) -> bool:
         """See Store. A refused condition reaches us as one of several errors: what is there then decides.
 
-        A write that the server failed to confirm may have been done all the same: it is known by its content.
+        A write that nobody confirmed may have been done all the same, and the HTTP client repeats some by itself: so a
+        file that is there with this very content counts as made by this call.
         """
 
         def create() -> bool:
             try:
                 self._files.pipe_file(self._root + path, content, mode="create")
             except FileExistsError:
-                return bool(unconfirmed) and self.read(path) == content
+                return self.read(path) == content
             except OSError:
-                unconfirmed.append(path)
                 found = self.read(path)  # none: the one that was in the way is deleted again, or nothing was done
                 if found is None:
                     raise
                 return found == content
             return True
 
-        unconfirmed: list[str] = []
         return _repeated(create, errno.EINVAL)
 
     def delete(self, path: str) -> None:
@@ -138,14 +137,29 @@ class ObjectStore:
 
 
 def _repeated(call: Callable[[], T], *also: int) -> T:
+    unanswered = 0
     for pause in _PAUSES:
         try:
             return call()
-        except OSError as error:
-            if error.errno not in {*_SERVER_ERRORS, *also}:
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            if _is_unanswered(error):
+                unanswered += 1
+            elif not isinstance(error, OSError) or error.errno not in {*_SERVER_ERRORS, *also}:
+                raise
+            if unanswered == _TRIES:
                 raise
         time.sleep(pause)
     return call()
+
+
+def _is_unanswered(error: Exception) -> bool:
+    """Whether no answer came, or half of one; or whether this process itself was kept from running for so long."""
+    from botocore.exceptions import ConnectTimeoutError  # noqa: PLC0415 - as in _open
+    from s3fs.core import S3_RETRYABLE_ERRORS  # noqa: PLC0415
+
+    return isinstance(error, (*S3_RETRYABLE_ERRORS, ConnectTimeoutError))
 
 
 def _open(options: dict[str, str]) -> Any:  # noqa: ANN401
@@ -178,7 +192,7 @@ def _open(options: dict[str, str]) -> Any:  # noqa: ANN401
         max_concurrency=1,  # or each read asks for the size first
         **({"profile": options["profile"]} if "profile" in options else {}),
     )
-    files.retries = _TRIES
+    files.retries = 1  # what is repeated is repeated here
     files.connect()
     files.s3.meta.events.unregister("before-call.s3", add_expect_header)  # or each write waits for two answers
     return files

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -12,6 +15,7 @@ from functools import partial
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers import Place
@@ -141,19 +145,21 @@ def test_what_a_killed_writer_began_is_removed_by_the_next_one(tmp_path: Path) -
 
 
 class _Failing(BaseHTTPRequestHandler):
-    """Passes requests on to moto, and answers each one with 500 at first: before, or after it was done."""
+    """Passes requests on to moto, and first answers each one with 500, or not at all: before, or after it was done."""
 
     protocol_version = "HTTP/1.1"  # clients ask whether to go on before they send a body
     behind: str
     done_first: bool
-    seen: set[str]
+    silent: bool
+    failures: int
+    seen: Counter[str]
 
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         request = f"{self.command} {self.path}"
-        failing, status, content = request not in self.seen, 500, b""
+        failing, status, content = self.seen[request] < self.failures, 500, b""
         told: dict[str, str] = {}
-        self.seen.add(request)
+        self.seen[request] += 1
         if not failing or self.done_first:
             kept = {name: text for name, text in self.headers.items() if name.lower() not in {"host", "expect"}}
             with closing(HTTPConnection(self.behind)) as moto:
@@ -165,6 +171,9 @@ class _Failing(BaseHTTPRequestHandler):
                         {k.lower(): v for k, v in answer.headers.items()},
                         answer.read(),
                     )
+        self.close_connection = True
+        if failing and self.silent:
+            return
         self.send_response(status)
         for name in {"etag", "last-modified", "content-type"} & told.keys():
             self.send_header(name, told[name])
@@ -180,12 +189,15 @@ class _Failing(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-@pytest.fixture(params=[False, True], ids=["undone", "done"])
+@pytest.fixture(params=["undone", "done", "undone silent", "done silent"])
 def failing(request: pytest.FixtureRequest, s3_place: Place) -> Iterator[Store]:
-    """A store on a server that fails each thing once, before it does it or after."""
+    """A store on a server that fails at each thing first, before it does it or after."""
     url = s3_place.url
     behind = url.partition("endpoint=http://")[2].partition("&")[0]
-    handler = type("Handler", (_Failing,), {"behind": behind, "done_first": request.param, "seen": set()})
+    silent = request.param.endswith("silent")
+    way = {"done_first": request.param.startswith("done"), "silent": silent}
+    failures = 2 if silent else 1  # the HTTP client asks again by itself where no answer came
+    handler = type("Handler", (_Failing,), {"behind": behind, **way, "failures": failures, "seen": Counter()})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever).start()
         yield open_store(Location(url.replace(behind, f"127.0.0.1:{server.server_port}")))
@@ -202,3 +214,25 @@ def test_what_the_server_failed_to_do_is_done_again(failing: Store) -> None:
     failing.delete("a/b.json")
     assert failing.read("a/b.json") is None
     assert failing.names("clock") == []
+
+
+def test_a_client_that_was_kept_from_running_while_it_connected_tries_again(
+    s3_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time limit has passed by then, though the server has answered."""
+    store = open_store(Location(s3_place.url))
+    store.write("a", b"1")
+    kept: list[str] = []
+    connect = asyncio.BaseEventLoop.create_connection
+
+    async def slow(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - whatever asyncio passes
+        kept.append("")
+        if len(kept) == 1:
+            time.sleep(object_store._CONNECT + 0.1)  # noqa: ASYNC251 - as if nothing ran in this process
+        return await connect(*args, **kwargs)
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "create_connection", slow)
+    monkeypatch.setattr(object_store, "_CONNECT", 1)
+
+    assert open_store(Location(s3_place.url)).read("a") == b"1"
+    assert len(kept) == 2
