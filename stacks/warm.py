@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 _LOOK: Final = 1.0  # seconds between two looks whether the operation may go on
 _PATIENCE: Final = 10.0  # seconds that a cancelled operation gets to end
 _SEVERITIES: Final = {
-    engine_pb2.DEBUG: "debug",
     engine_pb2.INFO: "info",
     engine_pb2.WARNING: "warning",
     engine_pb2.ERROR: "error",
@@ -235,8 +234,9 @@ class _Told:
         self._told = told
 
     def Log(self, request: Any) -> None:  # noqa: ANN401, N802 - the protocol's
-        """Note a message."""
-        self._told.append((_SEVERITIES.get(request.severity, "info"), request.message))
+        """Note a message, unless it is for who debugs the SDK."""
+        if request.severity != engine_pb2.DEBUG:
+            self._told.append((_SEVERITIES.get(request.severity, "info"), request.message))
 
     def RequirePulumiVersion(self, request: object) -> None:  # noqa: N802
         """Accept any range: the SDK and the engine come from one distribution."""
