@@ -26,7 +26,10 @@ class Store(Protocol):
         """Replace the content."""
 
     def create(self, path: str, content: bytes) -> bool:
-        """Write a file that is not there; False if it is, whoever made it first."""
+        """Write a file that is not there; False if it is, whoever made it first.
+
+        A store that cannot know takes one with this very content for what this call has made.
+        """
 
     def delete(self, path: str) -> None:
         """Delete a file; nothing happens where there is none."""
