@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import psutil
 import pytest
-from targets import ProcessRow
+from targets import ProcessRow, terminate_all
 
 from launchers import Run
 from launchers.factory import make_workspace
@@ -225,8 +225,7 @@ class Bench:
 
     def clean_up(self) -> None:
         """End the run whatever it is by now, as a user would."""
-        for run_id in self.launcher().workspace.records.ids():
-            self.launcher().terminate(run_id)
+        terminate_all(self.launcher())
         self.reconcile()
 
     def left(self) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from servers import Place
-from targets import ProcessRow
+from targets import ProcessRow, terminate_all
 
 from launchers.factory import make_workspace
 from launchers.launcher import RunLauncher
@@ -133,8 +133,7 @@ class SharingBench:
 
     def clean(self) -> None:
         """End every run, and let reconcile remove what they shared."""
-        for run_id in self.launcher().workspace.records.ids():
-            self.launcher().terminate(run_id)
+        terminate_all(self.launcher())
         for _ in range(3):
             self.reconcile()
 

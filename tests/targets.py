@@ -58,6 +58,12 @@ def take_engine(request: pytest.FixtureRequest, engine: str) -> str:
     return engine
 
 
+def terminate_all(launcher: RunLauncher[Any]) -> None:
+    """Terminate every run that the launcher's backend has a record of."""
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(launcher.terminate, launcher.workspace.records.ids()))
+
+
 class Row:
     """A home of its own, and what is there past our code whatever the target."""
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from command_line import CommandLine, user_in
 from dockerd import Daemon
 from rich_target import TARGET
-from targets import DockerRow, take_engine
+from targets import DockerRow, take_engine, terminate_all
 
 from launchers import registry
 
@@ -50,9 +49,7 @@ def docker_row(request: pytest.FixtureRequest, tmp_path: Path, docker_host: Daem
     """Runs on the session's Docker Engine by the warm engine, of which nothing is left at the end."""
     row = DockerRow(tmp_path, docker_host, take_engine(request, "warm"))
     yield row
-    launcher = row.launcher(grace="0s")
-    with ThreadPoolExecutor(6) as threads:
-        list(threads.map(launcher.terminate, launcher.workspace.records.ids()))
+    terminate_all(row.launcher(grace="0s"))
     left = [*row.leftovers(), *row.stacks()]
     row.close()
     assert left == []

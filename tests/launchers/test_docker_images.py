@@ -13,7 +13,7 @@ import pytest
 from docker.errors import ImageNotFound
 from images import BUSYBOX
 from registry import Registry, registry
-from targets import DockerRow
+from targets import DockerRow, terminate_all
 
 from stacks.errors import LaunchFailedError, TimeLimitError, UsageError
 from stacks.handle import WorkerState
@@ -35,9 +35,7 @@ def served(docker_row: DockerRow, saved: bytes) -> Iterator[Registry]:
     with registry() as made:
         made.add("etl", "1", saved, Env=["SAID=first", "PATH=/bin"])
         yield made
-        launcher = docker_row.launcher(grace="0s")
-        for run_id in launcher.workspace.records.ids():
-            launcher.terminate(run_id)
+        terminate_all(docker_row.launcher(grace="0s"))
         for image in docker_row.client.images.list():
             if any(made.address in each for each in (*image.attrs["RepoTags"], *image.attrs["RepoDigests"])):
                 docker_row.client.images.remove(image.id, force=True)

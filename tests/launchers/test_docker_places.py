@@ -15,7 +15,7 @@ import pytest
 from dockerd import Daemon, Dockerd, running
 from images import BUSYBOX
 from plugins.install import lead_to
-from targets import DockerRow, take_engine
+from targets import DockerRow, take_engine, terminate_all
 
 from launchers import WorkerHandle, launcher_for, load_launcher
 from launchers.factory import make_workspace
@@ -43,9 +43,7 @@ def own_row(
     row = DockerRow(tmp_path, own_dockerd, take_engine(request, "warm"))
     yield row
     monkeypatch.setenv("DOCKER_HOST", own_dockerd.url)
-    launcher = row.launcher(grace="0s")
-    for run_id in launcher.workspace.records.ids():
-        launcher.terminate(run_id)
+    terminate_all(row.launcher(grace="0s"))
     left = [*row.leftovers(), *row.stacks()]
     row.close()
     assert left == []

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 from dockerd import Daemon
-from targets import DockerRow
+from targets import DockerRow, terminate_all
 
 from launchers.launcher import RunLauncher
 from launchers.retiring import durable_of, retire
@@ -68,8 +68,7 @@ def shared_row(docker_row: DockerRow) -> Iterator[DockerRow]:
     """At the end what its templates share is retired, and what somebody else made is removed."""
     yield docker_row
     launcher = docker_row.launcher(grace="0s")
-    for run_id in launcher.workspace.records.ids():
-        launcher.terminate(run_id)
+    terminate_all(launcher)
     retire(launcher.workspace, "docker")
     for each in (*docker_row.client.networks.list(names=[MORE]), *docker_row.client.volumes.list()):
         if each.name == MORE:
@@ -150,8 +149,7 @@ def test_many_launches_at_once_share_one_network_and_volume_that_outlive_them(sh
     said = [process.communicate(timeout=250)[0] for process in processes]
     there = made(shared_row)
     users = durable_of(launcher.workspace, "docker")
-    for run_id in launcher.workspace.records.ids():
-        launcher.terminate(run_id)
+    terminate_all(launcher)
     run = shared_row.run("wc -l </data/lines")
     launcher.wait(launcher.launch(run).handle, timeout=LIMIT)
     counted = shared_row.output(run.id)

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 from disk import SCRIPT, TOOLS, Disk
-from targets import ProcessRow
+from targets import ProcessRow, terminate_all
 
 from launchers import WorkerHandle, WorkerState
 from launchers.retiring import dispose, launcher_of
@@ -38,8 +38,7 @@ def disk(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:  
         row = ProcessRow(Path(root))
         made = Disk(Path(root), row, row.launcher(grace="2s"))
         yield made
-        for run_id in made.launcher.workspace.records.ids():
-            made.launcher.terminate(run_id)
+        terminate_all(made.launcher)
         left = made.row.leftovers()
         for process in psutil.process_iter():
             if root in " ".join(_words(process)):

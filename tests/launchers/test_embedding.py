@@ -18,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from targets import ProcessRow
+from targets import ProcessRow, terminate_all
 
 from launchers import WorkerState, launcher_for
 from launchers.testing.contract import eventually
@@ -53,9 +53,7 @@ print(launcher.workspace.records.ids(), launcher.terminate(handle).left)
 def row(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ProcessRow]:
     row = ProcessRow(tmp_path, engine=getattr(request, "param", "auto"))
     yield row
-    launcher = row.launcher()
-    for run_id in launcher.workspace.records.ids():
-        launcher.terminate(run_id)
+    terminate_all(row.launcher())
     assert row.leftovers() == []
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 import pytest
 from command_line import FOREVER, CommandLine, until
 from interrupted import interrupted_launch
-from targets import ProcessRow
+from targets import ProcessRow, terminate_all
 
 from launchers import Run, load_launcher
 from launchers.caps import LimitSettings
@@ -51,8 +51,7 @@ with Room(launcher, "r").taken(lambda: datetime.timedelta(seconds=5)):
 def row(tmp_path: Path) -> Iterator[ProcessRow]:
     row = ProcessRow(tmp_path)
     yield row
-    for run_id in row.launcher().workspace.records.ids():
-        row.launcher().terminate(run_id)
+    terminate_all(row.launcher())
     assert row.leftovers() == []
     row.close()
 

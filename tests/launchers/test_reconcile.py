@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from interrupted import interrupted_launch
-from targets import ProcessRow
+from targets import ProcessRow, terminate_all
 
 from launchers import Run, load_launcher
 from launchers.factory import make_workspace
@@ -46,8 +46,7 @@ with Backend.at(pathlib.Path(sys.argv[1])).claims.hold(stack_name(sys.argv[2], 0
 def row(tmp_path: Path) -> Iterator[ProcessRow]:
     row = ProcessRow(tmp_path)
     yield row
-    for run_id in row.launcher().workspace.records.ids():
-        row.launcher().terminate(run_id)
+    terminate_all(row.launcher())
     assert row.leftovers() == []
     row.close()
 

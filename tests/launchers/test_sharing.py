@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from hosts import Host, needs_hosts
 from sharing_bench import PROGRAM, SharingBench, shared_home
-from targets import take_engine
+from targets import take_engine, terminate_all
 
 from launchers.launcher import HasLogs, RunLauncher
 from launchers.process import ProcessLauncher
@@ -534,8 +534,7 @@ def test_a_durable_object_is_updated_in_place_when_its_inputs_change(
     assert len({*inodes, warm.content("folder").stat().st_ino}) == 1
     assert len(warm.records()) == 1
     monkeypatch.setattr(ProcessLauncher, "shared", lambda *_: [])
-    for run_id in launcher.workspace.records.ids():
-        launcher.terminate(run_id)
+    terminate_all(launcher)
     retire(launcher.workspace, "process")
 
 

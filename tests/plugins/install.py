@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import pytest
     from dockerd import Daemon
 
-_VERSION: Final = {"docker": "5.2.0"}
-"""The plugins that have a stand-in here, and the version whose major one our programs are written for."""
+STAND_INS: Final = {"docker": InstalledProvider("docker", "5.2.0")}
+"""Those that have a stand-in here, in a version whose major one our programs are written for."""
 _TESTS: Final = Path(__file__).parents[1]
 _START: Final = "import sys; sys.path.insert(0, {tests!r}); from plugins.{name}.executable import main; main()"
 
@@ -26,7 +26,7 @@ _START: Final = "import sys; sys.path.insert(0, {tests!r}); from plugins.{name}.
 def install(folder: Path, *names: str) -> Path:
     """Write the stand-ins' executables (all, or those named) into a folder, and answer it: it goes first on PATH."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names or _VERSION:
+    for name in names or STAND_INS:
         words = [sys.executable, "-I", "-c", _START.format(tests=str(_TESTS), name=name)]
         executable = folder / f"pulumi-resource-{name}"
         executable.write_text(f"#!/bin/sh\nexec {shlex.join(words)}\n")
@@ -37,7 +37,7 @@ def install(folder: Path, *names: str) -> Path:
 def published(name: str) -> Path | None:
     """The published plugin that an engine would find by itself, which is to be used then; None where there is none."""
     with suppress(SetupError):
-        return find_plugin(InstalledProvider(name, _VERSION[name]))
+        return find_plugin(STAND_INS[name])
     return None
 
 

@@ -14,12 +14,12 @@ import pulumi
 import pulumi_docker
 import pytest
 from images import BUSYBOX
-from plugins.install import lead_to
+from plugins.install import STAND_INS, lead_to
 from targets import take_engine
 
 from stacks.backend import Backend
 from stacks.cli import CliEngine
-from stacks.engine import Adoption, Deployment, Engine, InstalledProvider, stack_name
+from stacks.engine import Adoption, Deployment, Engine, stack_name
 from stacks.errors import EngineError
 from stacks.setup import ensure_cli, tools_folder
 from stacks.warm import WarmEngine
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 LIMIT = timedelta(seconds=60)
 STACK = stack_name("r", 0)
-PROVIDERS = (InstalledProvider("docker", "5.2.0"),)
+PROVIDERS = (STAND_INS["docker"],)
 CONTAINER = "docker:index/container:Container"
 
 
