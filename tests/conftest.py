@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -61,6 +62,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         seldom = (served or other) and parameters.get("delay", 0.2) not in {0.15, 0.2, None}
         if seldom or (served and other):
             item.add_marker("soak")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def signals_for_what_tests_start() -> None:
+    """Who runs the tests in the background (SIGINT) or by nohup (SIGHUP) has their children ignore that signal too.
+
+    A handler, unlike that, ends with an exec; this process goes on to ignore the signal.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture(autouse=True)
