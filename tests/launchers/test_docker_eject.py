@@ -34,6 +34,7 @@ def disk(empty_home: Path, docker_row: DockerRow, monkeypatch: pytest.MonkeyPatc
     with tempfile.TemporaryDirectory(prefix="rl-") as root:
         disk = Disk(Path(root), docker_row, launcher)
         disk.environment |= {"DOCKER_HOST": "unix:///no/such.sock", "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": root}
+        disk.environment["HOME"] = root  # where pip, which Pulumi asks for its packages, keeps what it likes
         yield disk
 
 
